@@ -1,0 +1,2 @@
+//! Placeholder; see `catalog/plan.rs`.
+pub mod plan;
