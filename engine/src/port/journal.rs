@@ -192,6 +192,9 @@ pub struct JournalStatus {
 
 /// The log.
 pub trait Journal: Send + Sync + 'static {
+    /// Whether records would be taken now (soft bound). Asked before anything is decided, so that a decision that has
+    /// been made can always be journaled: [`Journal::append`] accepts more up to a hard bound.
+    fn ready(&self) -> Result<(), AppendRefused>;
     /// Gives the records consecutive sequence numbers and queues them: all or none, at once, without waiting. The
     /// engine calls it while it holds its core, so the order of the log is the order of decisions. Returns the
     /// position of the last record.

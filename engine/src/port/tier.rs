@@ -2,7 +2,7 @@
 //!
 //! The catalog decides which slot; the tier moves bytes and verifies them. A tier never keeps block metadata.
 
-use super::{BoxFuture, Region};
+use super::BoxFuture;
 use crate::header::SlotHeader;
 use crate::place::Slot;
 
@@ -20,8 +20,8 @@ pub struct DeviceGeometry {
 /// Write one block: header and payload from `from` to `to`.
 #[derive(Debug, Clone)]
 pub struct Store {
-    /// Host memory; the payload is complete, the tier writes the header page.
-    pub from: Region,
+    /// Host slot; the payload is complete, the tier writes the header page.
+    pub from: Slot,
     /// Where to.
     pub to: Slot,
     /// What the header will say.
@@ -33,8 +33,8 @@ pub struct Store {
 pub struct Load {
     /// Where from.
     pub from: Slot,
-    /// Host memory of at least the transfer's size; its content is undefined unless the outcome is `Loaded`.
-    pub into: Region,
+    /// Host slot of at least the transfer's size; its content is undefined unless the outcome is `Verified`.
+    pub into: Slot,
     /// What the header must say.
     pub expect: Expect,
 }
@@ -66,6 +66,8 @@ pub struct Verify {
 pub enum StoreOutcome {
     /// The device took the bytes; they are durable after a successful [`Tier::sync`].
     Written,
+    /// The payload in host memory is not what its checksum says: nothing was written.
+    Corrupt(&'static str),
     /// Nothing is promised about the slot's content.
     Failed(TierError),
 }
