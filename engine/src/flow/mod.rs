@@ -180,7 +180,9 @@ impl Shared {
 
     fn recovered(&self, started: Moment) {
         *self.recovery.lock().expect("nobody panics here") = Some(self.now().since(started));
-        self.filled.lock().expect("nobody panics here").drain(..).for_each(|waiter| waiter.send(())).ok();
+        self.filled.lock().expect("nobody panics here").drain(..).for_each(|waiter| {
+            waiter.send(()).ok();
+        });
     }
 
     fn recovery(&self) -> Option<Duration> {

@@ -248,7 +248,9 @@ impl Shared {
             core.stores.down = self.all_devices_down();
         }
         if core.stores.unwritten() == 0 {
-            core.stores.idle.drain(..).for_each(|waiter| waiter.send(())).ok();
+            core.stores.idle.drain(..).for_each(|waiter| {
+                waiter.send(()).ok();
+            });
         }
     }
 
