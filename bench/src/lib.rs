@@ -4,6 +4,9 @@
 #![allow(clippy::disallowed_methods, reason = "a bench measures real time and runs real processes")]
 
 pub mod contest;
+pub mod daemon;
+pub mod durable;
 pub mod grpc;
 pub mod process;
+pub mod recovery;
 pub mod report;

@@ -20,6 +20,10 @@ struct Arguments {
 enum Command {
     /// gRPC put and get against a bare tonic stream and Redis, TCP and unix socket.
     Grpc(kvtier_bench::grpc::Options),
+    /// Durable puts against the write-back rate of volatile ones.
+    Durable(kvtier_bench::durable::Options),
+    /// Time to the first hit after kill -9, and what an idle daemon costs.
+    Recovery(kvtier_bench::recovery::Options),
     /// The server the gRPC contest runs against; started by it.
     #[command(hide = true)]
     ServeBare {
@@ -38,6 +42,8 @@ enum Command {
 fn main() -> Result<(), Box<dyn Error>> {
     match Arguments::parse().command {
         Command::Grpc(options) => kvtier_bench::grpc::run(&options),
+        Command::Durable(options) => kvtier_bench::durable::run(&options),
+        Command::Recovery(options) => kvtier_bench::recovery::run(&options),
         Command::ServeBare { port, unix, block_bytes } => kvtier_bench::grpc::serve_bare(port, &unix, block_bytes),
     }
 }

@@ -64,6 +64,59 @@ impl Driver {
         self.put_keys(load, self.next_key - load.count as u64, v1::Durability::Volatile).await
     }
 
+    /// Reserves `count` fresh keys; returns the first.
+    pub fn claim(&mut self, count: usize) -> u64 {
+        self.next_key += count as u64;
+        self.next_key - count as u64
+    }
+
+    /// Blocks stored on NVMe since the daemon started.
+    pub async fn nvme_stores(&mut self) -> Result<u64, Failure> {
+        let status = self.client.status(v1::StatusRequest {}).await?.into_inner();
+        let nvme = status.tiers.iter().find(|tier| tier.tier() == v1::Tier::Nvme);
+        Ok(nvme.ok_or("the daemon has no NVMe tier")?.stores)
+    }
+
+    /// Whether the RAM index still fills.
+    pub async fn is_filling(&mut self) -> Result<bool, Failure> {
+        let status = self.client.status(v1::StatusRequest {}).await?.into_inner();
+        Ok(status.index.ok_or("the daemon does not tell about its index")?.filling)
+    }
+
+    /// Puts blocks under the keys `first..first + count` with at most `window` unanswered.
+    pub async fn put_window(
+        &mut self,
+        load: &Load,
+        first: u64,
+        durability: v1::Durability,
+        window: usize,
+    ) -> Result<f64, Failure> {
+        let started = Instant::now();
+        let (sender, receiver) = tokio::sync::mpsc::channel(window.max(1) * 4);
+        let answers = self.client.put(tokio_stream::wrappers::ReceiverStream::new(receiver));
+        let mut next = 0;
+        let mut send = async |upto: usize| {
+            while next < upto.min(load.count) {
+                let number = next as u64;
+                for message in messages(&self.space, &load.block, first + number, number, durability) {
+                    sender.send(message).await.map_err(|_| "the put stream ended early")?;
+                }
+                next += 1;
+            }
+            Ok::<(), Failure>(())
+        };
+        let (sent, answers) = futures::join!(send(window), answers);
+        sent?;
+        let mut answers = answers?.into_inner();
+        for done in 0..load.count {
+            match answers.next().await.ok_or("the put stream ended early")??.outcome {
+                Some(put_response::Outcome::Stored(_)) => send(done + 1 + window).await?,
+                other => return Err(format!("a put was answered {other:?}").into()),
+            }
+        }
+        Ok(rate(load, started))
+    }
+
     /// The key after the newest block put.
     pub fn newest(&self) -> u64 {
         self.next_key

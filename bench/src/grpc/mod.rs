@@ -5,7 +5,7 @@
 //! what kvtierd's work costs.
 
 mod bare;
-mod drive;
+pub(crate) mod drive;
 mod rival;
 
 use std::cell::RefCell;
@@ -20,7 +20,8 @@ use tokio_stream::wrappers::{TcpListenerStream, UnixListenerStream};
 use tonic::transport::Server;
 
 use crate::contest::{Contest, Standing};
-use crate::process::{Process, free_port, sibling};
+use crate::daemon::Daemon;
+use crate::process::{Process, free_port};
 use crate::report::{self, Facts};
 use drive::{Driver, Load, Target};
 use rival::Redis;
@@ -45,8 +46,8 @@ pub struct Options {
 }
 
 struct Servers {
-    _processes: Vec<Process>,
-    kvtier: [Target; 2],
+    kvtierd: Daemon,
+    _processes: [Process; 2],
     bare: [Target; 2],
     redis: [String; 2],
 }
@@ -72,7 +73,8 @@ fn compare(
     options: &Options,
 ) -> Result<Vec<Standing>, Failure> {
     let connect = |target: &Target| runtime.block_on(Driver::connect(target, options.block_bytes));
-    let kvtier = RefCell::new(connect(&servers.kvtier[socket])?);
+    let ours = [servers.kvtierd.tcp(), servers.kvtierd.unix()];
+    let kvtier = RefCell::new(connect(&ours[socket])?);
     let bare = RefCell::new(connect(&servers.bare[socket])?);
     let redis = RefCell::new(Redis::connect(&servers.redis[socket])?);
     let block: Vec<u8> = (0..options.block_bytes).map(|at| (at.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
@@ -94,7 +96,10 @@ fn compare(
 
 impl Servers {
     fn start(folder: &Path, options: &Options) -> Result<Self, Failure> {
-        let (kvtier, kvtier_targets) = start_kvtier(folder, options)?;
+        let bytes = u64::from(options.block_bytes) * options.blocks as u64;
+        // Room for two runs: the newest stays resident while the next evicts the oldest.
+        let host_bytes = (bytes * 5 / 2).next_multiple_of(64 << 20);
+        let kvtierd = Daemon::start(folder, &[format!("host.bytes={host_bytes}"), "nvme.enabled=false".into()])?;
         let (bare, bare_targets) = start_bare(folder, options)?;
         let port = free_port()?;
         let socket = folder.join("redis.sock");
@@ -103,35 +108,8 @@ impl Servers {
         command.arg("--unixsocket").arg(&socket);
         let redis = Process::start(&mut command, || std::os::unix::net::UnixStream::connect(&socket).is_ok())?;
         let redis_urls = [format!("redis://127.0.0.1:{port}"), format!("redis+unix://{}", socket.display())];
-        Ok(Self {
-            _processes: vec![kvtier, bare, redis],
-            kvtier: kvtier_targets,
-            bare: bare_targets,
-            redis: redis_urls,
-        })
+        Ok(Self { kvtierd, _processes: [bare, redis], bare: bare_targets, redis: redis_urls })
     }
-}
-
-fn start_kvtier(folder: &Path, options: &Options) -> Result<(Process, [Target; 2]), Failure> {
-    let port = free_port()?;
-    let socket = folder.join("kvtierd.sock");
-    let bytes = u64::from(options.block_bytes) * options.blocks as u64;
-    // Room for two runs: the newest stays resident while the next evicts the oldest.
-    let host_bytes = (bytes * 5 / 2).next_multiple_of(64 << 20);
-    let mut command = Command::new(sibling("kvtierd")?);
-    command.current_dir(folder);
-    for setting in [
-        format!("data_directory={}", folder.join("data").display()),
-        format!("listen.tcp=127.0.0.1:{port}"),
-        format!("listen.unix={}", socket.display()),
-        format!("listen.http=127.0.0.1:{}", free_port()?),
-        format!("host.bytes={host_bytes}"),
-        "nvme.enabled=false".into(),
-    ] {
-        command.arg("--set").arg(setting);
-    }
-    let process = Process::start(&mut command, || std::os::unix::net::UnixStream::connect(&socket).is_ok())?;
-    Ok((process, [Target::Tcp(format!("http://127.0.0.1:{port}")), Target::Unix(socket)]))
 }
 
 fn start_bare(folder: &Path, options: &Options) -> Result<(Process, [Target; 2]), Failure> {
