@@ -33,7 +33,7 @@ use kvtier_identity::BlockId;
 
 use crate::catalog::{Catalog, CatalogSettings};
 use crate::place::TierKind;
-use crate::port::{Moment, Position, Record};
+use crate::port::{Moment, Record};
 
 pub use error::EngineError;
 pub use settings::{EngineSettings, Ports};
@@ -70,13 +70,9 @@ pub(crate) struct Core {
 }
 
 impl Engine {
-    /// Builds the engine, applies the log's tail to the index and starts serving. `tail` holds the journal's records
-    /// after `Index::applied`. Recovery goes on in the background; see [`status::EngineStatus::filling`].
-    pub async fn start(
-        ports: Ports,
-        settings: EngineSettings,
-        tail: Vec<(Position, Record)>,
-    ) -> Result<Self, EngineError> {
+    /// Builds the engine, applies the log's tail (what is after `Index::applied`) to the index and starts serving.
+    /// Recovery goes on in the background; see [`status::EngineStatus::filling`].
+    pub async fn start(ports: Ports, settings: EngineSettings) -> Result<Self, EngineError> {
         let epoch = ports.journal.status().epoch;
         let catalog = Catalog::new(CatalogSettings {
             host: ports.memory.geometry(),
@@ -109,7 +105,7 @@ impl Engine {
             stopped: AtomicBool::new(false),
         });
         let engine = Self { shared };
-        engine.recover(tail).await?;
+        engine.recover().await?;
         engine.spawn_tasks();
         Ok(engine)
     }
