@@ -3,8 +3,10 @@
 //! There is no thread and no real time: a waker only marks its task as ready. Whoever drives the executor decides
 //! between a ready task, a disk completion and the clock. Same seed, same history (INV-9).
 
+use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::pin::Pin;
+use std::rc::Rc;
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Wake, Waker};
 
@@ -19,6 +21,7 @@ pub(crate) struct Executor {
     tasks: BTreeMap<u64, (&'static str, Task)>,
     ready: Arc<Mutex<BTreeSet<u64>>>,
     arrivals: Arc<Mutex<Vec<(&'static str, BoxFuture<()>)>>>,
+    local_arrivals: LocalSpawn,
     next_id: u64,
     /// Hash of every poll: name, task, outcome.
     pub(crate) history: u64,
@@ -26,6 +29,16 @@ pub(crate) struct Executor {
 
 /// The engine's Spawn port.
 pub(crate) struct SimSpawn(Arc<Mutex<Vec<(&'static str, BoxFuture<()>)>>>);
+
+/// Starts tasks of the simulation from within one.
+#[derive(Clone, Default)]
+pub(crate) struct LocalSpawn(Rc<RefCell<Vec<(&'static str, Task)>>>);
+
+impl LocalSpawn {
+    pub(crate) fn spawn(&self, name: &'static str, task: impl Future<Output = ()> + 'static) {
+        self.0.borrow_mut().push((name, Box::pin(task)));
+    }
+}
 
 struct Ready {
     id: u64,
@@ -50,6 +63,7 @@ impl Executor {
             tasks: BTreeMap::new(),
             ready: Arc::default(),
             arrivals: Arc::default(),
+            local_arrivals: LocalSpawn::default(),
             next_id: 0,
             history: 0xcbf2_9ce4_8422_2325,
         }
@@ -57,6 +71,10 @@ impl Executor {
 
     pub(crate) fn spawner(&self) -> Arc<SimSpawn> {
         Arc::new(SimSpawn(Arc::clone(&self.arrivals)))
+    }
+
+    pub(crate) fn local_spawner(&self) -> LocalSpawn {
+        self.local_arrivals.clone()
     }
 
     /// Starts a task of the simulation itself; returns its number.
@@ -84,6 +102,7 @@ impl Executor {
         while let Some((_, task)) = self.tasks.pop_first() {
             drop(task);
             self.arrivals.lock().expect("one thread").clear();
+            self.local_arrivals.0.borrow_mut().clear();
         }
     }
 
@@ -91,6 +110,10 @@ impl Executor {
     pub(crate) fn step(&mut self, seed: &mut Seed) -> bool {
         let arrivals = std::mem::take(&mut *self.arrivals.lock().expect("one thread"));
         for (name, task) in arrivals {
+            self.start(name, task);
+        }
+        let local_arrivals = std::mem::take(&mut *self.local_arrivals.0.borrow_mut());
+        for (name, task) in local_arrivals {
             self.start(name, task);
         }
         let id = {
