@@ -23,16 +23,14 @@ mod spaces;
 pub mod status;
 mod store;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use futures::channel::oneshot;
-use kvtier_identity::BlockId;
 
 use crate::catalog::{Catalog, CatalogSettings};
-use crate::place::TierKind;
 use crate::port::{Moment, Record};
 
 pub use error::EngineError;
@@ -64,8 +62,6 @@ pub(crate) struct Core {
     stores: store::StoreQueue,
     /// RAM is not complete yet: the index may know blocks that the catalog does not.
     filling: bool,
-    /// Blocks that left NVMe while filling, so that the scan does not bring them back.
-    forgotten: BTreeSet<BlockId>,
     draining: bool,
 }
 
@@ -91,7 +87,6 @@ impl Engine {
             loads: load::LoadFlights::default(),
             stores: store::StoreQueue::default(),
             filling: false,
-            forgotten: BTreeSet::new(),
             draining: false,
         };
         let shared = Arc::new(Shared {
@@ -132,18 +127,11 @@ impl Shared {
         self.ports.clock.now()
     }
 
-    /// Appends records in the order of the decisions they tell. What the journal refuses is a gap: it begins a new
+    /// Appends records in the order of the decisions they tell: whoever calls holds the core. What the journal refuses is a gap: it begins a new
     /// epoch when it takes records again (INV-6).
-    pub(crate) fn journal(&self, core: &mut Core, records: Vec<Record>) {
+    pub(crate) fn journal(&self, _core: &mut Core, records: Vec<Record>) {
         if records.is_empty() {
             return;
-        }
-        if core.filling {
-            for record in &records {
-                if let Record::Removed { block, tier: TierKind::Nvme, .. } = record {
-                    core.forgotten.insert(*block);
-                }
-            }
         }
         let count = records.len() as u64;
         if self.ports.journal.append(records).is_err() {

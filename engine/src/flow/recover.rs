@@ -81,7 +81,7 @@ pub(crate) async fn fill(shared: Arc<Shared>) {
 impl Core {
     /// Adds an entry unless the block went away meanwhile. An entry that cannot be true is taken out of the index.
     pub(crate) fn fill(&mut self, block: BlockId, entry: &IndexEntry) -> Option<Record> {
-        if !self.filling || self.forgotten.contains(&block) {
+        if !self.filling {
             return None;
         }
         let removal = |cause| Record::Removed { block, space: entry.space, tier: TierKind::Nvme, cause };
@@ -97,6 +97,5 @@ impl Core {
     fn finish_fill(&mut self) {
         self.catalog.finish_fill();
         self.filling = false;
-        self.forgotten.clear();
     }
 }
