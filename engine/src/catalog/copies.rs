@@ -3,7 +3,7 @@
 use kvtier_identity::{BlockId, Key};
 
 use super::Catalog;
-use super::entry::{DETACHED, Level, NONE, State};
+use super::entry::{DETACHED, Level, NONE, QUEUED, State, WISHED};
 use super::plan::{BlockIndex, HostCopy};
 use crate::port::{Moment, Record, RemovalCause};
 
@@ -156,7 +156,8 @@ impl Catalog {
     pub(super) fn vanish(&mut self, now: Moment, index: u32, cause: RemovalCause, level: Level) {
         let entry = self.blocks.get(index);
         self.history.note_removed(now, entry.mark(), cause, level);
-        if let Some(removed) = &mut self.removed_in_fill {
+        // An evicted host copy says nothing against an NVMe copy that the index may still bring.
+        if let Some(removed) = self.removed_in_fill.as_mut().filter(|_| cause != RemovalCause::Evicted) {
             removed.insert(entry.mark());
         }
         let sum = self.spaces.get_mut(&entry.space).expect("the space of a visible block is counted");
@@ -188,6 +189,7 @@ impl Catalog {
         self.forget_key(index);
         self.blocks.set_state(index, State::Doomed);
         let entry = self.blocks.get_mut(index);
+        entry.flags &= !(QUEUED | WISHED);
         entry.cause = cause;
         let (holds, parent) = (entry.holds, entry.parent);
         self.settle(parent);

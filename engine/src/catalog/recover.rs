@@ -6,7 +6,7 @@
 use kvtier_identity::BlockId;
 
 use super::Catalog;
-use super::entry::{Level, NONE, State};
+use super::entry::{Level, NONE, QUEUED, State, WISHED};
 use super::numbers::NumberSet;
 use super::plan::{BlockIndex, Fill};
 use crate::place::Slot;
@@ -22,11 +22,12 @@ impl Catalog {
         self.removed_in_fill = Some(NumberSet::default());
     }
 
-    /// Takes one entry of the index over. Any order; the same entry twice does no harm.
+    /// Takes one entry of the index over. Any order; the same entry twice does no harm. After a conflict nothing owns
+    /// the entry's slot: the caller journals the removal, so that the index forgets it too.
     pub fn fill(&mut self, block: BlockId, entry: &IndexEntry) -> Fill {
         let removed = self.removed_in_fill.as_ref().expect("recovery has begun");
         if removed.contains(&(block.0 as u64)) {
-            return Fill::Known;
+            return Fill::Conflict("the block was removed since recovery began");
         }
         let mut found = self.blocks.find(block);
         if let Some(index) = found {
@@ -79,7 +80,9 @@ impl Catalog {
     fn claim_filled(&mut self, index: u32, entry: &IndexEntry) -> Result<(), &'static str> {
         let place = self.shelf_mut(Level::Nvme).slots.claim(entry.slot, entry.length, index)?;
         self.blocks.occupy(index, Level::Nvme, place);
-        self.blocks.get_mut(index).generation = entry.generation;
+        let filled = self.blocks.get_mut(index);
+        filled.generation = entry.generation;
+        filled.flags &= !(QUEUED | WISHED);
         Ok(())
     }
 
