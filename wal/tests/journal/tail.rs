@@ -191,3 +191,15 @@ fn the_log_keeps_its_name() {
     assert_eq!(header.log_id, settings().log_id);
     assert_eq!(world.wal.status().epoch, 2);
 }
+
+/// An opening found a stub, began its own segment, and crashed before it removed the stub: the next one found an
+/// unsound header in front of a sound segment and called it damage.
+#[test]
+fn a_stub_in_front_of_a_sound_segment_is_still_a_stub() {
+    let (folder, _) = three_groups();
+    folder.put(&file_name(1000), vec![0; 17]);
+    let world = World::open(&folder, settings(), 0).unwrap();
+    assert!(world.recovered.reset_seq > 1000);
+    let mut again = World::open(&world.kill(), settings(), 0).unwrap();
+    assert_eq!(plain(&again.read_all(0)), samples(2, 0..9));
+}
