@@ -148,6 +148,11 @@ impl Puppet {
         puppet
     }
 
+    /// The number of its process, unless a wrapper runs in between.
+    pub fn process(&self) -> u32 {
+        self.child.id()
+    }
+
     pub fn send(&mut self, line: &str) {
         writeln!(self.stdin, "{line}").unwrap();
         self.stdin.flush().unwrap();
