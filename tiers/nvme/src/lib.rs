@@ -71,7 +71,7 @@ pub mod tier;
 mod verify;
 
 pub use device::DeviceCounters;
-pub use open::{DeviceSource, OpenError, Refusal};
+pub use open::{DeviceSource, OpenError, Refusal, bytes_to_create};
 pub use presence::{AlwaysPresent, Presence};
 pub use scratch::scratch_bytes;
 pub use settings::{NvmeSettings, Problem};
