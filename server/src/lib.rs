@@ -2,9 +2,14 @@
 //!
 //! It is *not* where anything is decided about blocks (the engine), and the only crate that names concrete tiers.
 //!
-//! Reading order: [`config`], [`home`], [`listen`], [`http`], [`observe`], [`command`].
+//! Reading order: [`command`], [`daemon`], [`config`], [`home`], [`listen`], [`http`], [`observe`], [`process`].
 #![forbid(unsafe_code)]
 
 pub mod command;
 pub mod config;
+pub mod daemon;
 pub mod home;
+pub mod http;
+pub mod listen;
+pub mod observe;
+pub mod process;
