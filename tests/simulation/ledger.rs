@@ -44,6 +44,7 @@ pub(crate) struct Seen {
     pub(crate) cancelled: u64,
     pub(crate) crashes: u64,
     pub(crate) survivors: u64,
+    pub(crate) repairs: u64,
 }
 
 impl Name {
@@ -148,6 +149,7 @@ impl Seen {
         self.cancelled += other.cancelled;
         self.crashes += other.crashes;
         self.survivors += other.survivors;
+        self.repairs += other.repairs;
     }
 
     /// Everything the simulation is for has happened.

@@ -18,6 +18,7 @@ struct Believed {
     copies: BTreeSet<(BlockId, TierKind)>,
     seq: u64,
     in_snapshot: bool,
+    heard: Vec<String>,
 }
 
 pub(crate) struct Mirror(Rc<RefCell<Believed>>);
@@ -63,8 +64,22 @@ impl Mirror {
     }
 }
 
+impl Mirror {
+    /// Copies one of the two believes in and the other does not.
+    pub(crate) fn difference(&self, other: &Self) -> Vec<(BlockId, TierKind)> {
+        self.0.borrow().copies.symmetric_difference(&other.0.borrow().copies).copied().collect()
+    }
+
+    /// What was heard of a block.
+    pub(crate) fn heard_of(&self, block: BlockId) -> Vec<String> {
+        let name = format!("{block:?}, ");
+        self.0.borrow().heard.iter().filter(|event| event.contains(&name)).cloned().collect()
+    }
+}
+
 impl Believed {
     fn apply(&mut self, event: Event) {
+        self.heard.push(format!("{event:?}"));
         match event {
             Event::Reset { .. } => {
                 self.copies.clear();

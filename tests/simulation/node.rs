@@ -10,6 +10,7 @@ use kvtier_device::sim::SimWorld;
 use kvtier_device::{Disk, Folder};
 use kvtier_engine::flow::{Engine, EngineSettings, Ports};
 use kvtier_engine::policy::{AdmissionKind, PolicyKind};
+use kvtier_engine::port::{Clock as _, Index as _};
 use kvtier_host::{Arena, ArenaSettings, Wish};
 use kvtier_index::MemoryIndex;
 use kvtier_nvme::{AlwaysPresent, DeviceSource, NodeId, NvmeSettings, NvmeTier};
@@ -45,7 +46,12 @@ pub(crate) struct Machine {
 impl Machine {
     pub(crate) fn new(world: SimWorld, shape: Shape) -> Self {
         world.add_disk(DISK, disk_bytes(&shape), 512);
-        Self { world, index: Arc::new(MemoryIndex::new(kvtier_index::MemoryFaults::default())), clock: Arc::default(), shape }
+        Self {
+            world,
+            index: Arc::new(MemoryIndex::new(kvtier_index::MemoryFaults::default())),
+            clock: Arc::default(),
+            shape,
+        }
     }
 
     /// The machine after its power was cut: un-synced sectors and unflushed batches survive as the seed says.
@@ -57,6 +63,14 @@ impl Machine {
             clock: Arc::clone(&self.clock),
             shape: self.shape.clone(),
         }
+    }
+
+    /// What `kvtier fsck --repair` does to the log.
+    pub(crate) fn repair_log(&self) -> Result<(), String> {
+        let folder = self.world.folder(LOG);
+        let (covered, now) = (self.index.applied(), self.clock.unix_ms());
+        let repaired = self.world.block_on(async move { kvtier_wal::fsck::repair(&folder, covered, now).await });
+        repaired.map(|_| ()).map_err(|error| error.to_string())
     }
 
     /// Starts a boot; the engine appears in the cell once it serves.
@@ -94,7 +108,6 @@ struct Boot {
 
 impl Boot {
     async fn run(self) -> Result<Engine, String> {
-        use kvtier_engine::port::Index as _;
         let text = |error: &dyn std::fmt::Display| error.to_string();
         let memory = Arc::new(arena(self.shape.host_extents * EXTENT_BYTES));
         let scratch_bytes = kvtier_nvme::scratch_bytes(1).next_multiple_of(EXTENT_BYTES);
@@ -111,7 +124,8 @@ impl Boot {
             ..NvmeSettings::default()
         };
         let source = DeviceSource { path: DISK.into(), disk: self.disk, presence: Arc::new(AlwaysPresent) };
-        let tier = NvmeTier::open(&settings, NodeId([7; 16]), vec![source], ports).await.map_err(|error| text(&error))?;
+        let tier =
+            NvmeTier::open(&settings, NodeId([7; 16]), vec![source], ports).await.map_err(|error| text(&error))?;
         let wal = Settings {
             segment_bytes_max: 64 << 10,
             group_commit_bytes_max: 64 << 10,
@@ -153,6 +167,7 @@ fn disk_bytes(shape: &Shape) -> u64 {
 }
 
 fn arena(bytes: u64) -> Arena {
-    let settings = ArenaSettings { bytes, extent_bytes: EXTENT_BYTES, huge_pages: Wish::Off, mlock: Wish::Off, prefault: false };
+    let settings =
+        ArenaSettings { bytes, extent_bytes: EXTENT_BYTES, huge_pages: Wish::Off, mlock: Wish::Off, prefault: false };
     Arena::create(&settings).expect("a small arena can always be had")
 }

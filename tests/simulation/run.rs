@@ -101,9 +101,22 @@ impl Simulation {
         Ok(Verdict { history, seen })
     }
 
+    /// Boots. After a device that lies about syncs, the log may refuse to open: then it is repaired, as a person would.
     fn boot(&mut self) -> Result<(), String> {
         // A node that does not come up has nothing to check: faults begin once it serves.
         self.machine.world.set_faults(Faults::default());
+        match self.try_boot() {
+            Err(refusal) if self.weather == Weather::Hostile && refusal.contains("journal is damaged") => {
+                self.ledger.borrow_mut().seen.repairs += 1;
+                self.executor.kill();
+                self.machine.repair_log()?;
+                self.try_boot()
+            }
+            booted => booted,
+        }
+    }
+
+    fn try_boot(&mut self) -> Result<(), String> {
         let cell = self.machine.boot(&mut self.executor, &mut self.seed);
         for _ in 0..STEPS_MAX {
             if let Some(booted) = cell.borrow_mut().take() {
@@ -203,7 +216,10 @@ impl Simulation {
             match got {
                 Got::Block { .. } => self.ledger.borrow_mut().seen.survivors += 1,
                 Got::Miss(miss) if must_hit => {
-                    return Err(format!("INV-3: {name:?} was acknowledged durable and is a miss after a crash: {miss:?}"));
+                    let count = self.engine.as_ref().map(|engine| engine.status().count);
+                    return Err(format!(
+                        "INV-3: {name:?} was acknowledged durable and is a miss after a crash: {miss:?}; {count:?}"
+                    ));
                 }
                 Got::Miss(_) => {
                     self.ledger.borrow_mut().durable.remove(&name);
@@ -250,13 +266,33 @@ impl Simulation {
             self.clients.retain(|id| self.executor.is_running(*id));
             let status = engine.status();
             let quiet = self.clients.is_empty() && self.machine.world.under_way_count() == 0;
-            let settled = status.unwritten == 0 && status.count.pending == 0 && status.count.leases == 0;
+            let settled = status.unwritten == 0
+                && status.count.pending == 0
+                && status.count.leases == 0
+                && status.count.held_blocks == 0;
             if quiet && settled && status.count.pins == 0 && mirror.has_read(status.journal.durable_seq) {
-                return mirror.compare(&engine, &status);
+                let Err(problem) = mirror.compare(&engine, &status) else { return Ok(()) };
+                return Err(self.explain(problem, &mirror, &engine));
             }
             self.step()?;
         }
         let count = engine.status().count;
         Err(format!("the node does not come to rest: {count:?}; waiting: {:?}", self.executor.waiting()))
+    }
+
+    /// Asks for a fresh snapshot and says which copies the two disagree on.
+    fn explain(&mut self, problem: String, mirror: &Mirror, engine: &Engine) -> String {
+        let fresh = Mirror::subscribe(engine, &mut self.executor);
+        while !fresh.has_read(engine.status().journal.durable_seq) {
+            if !matches!(self.step(), Ok(true)) {
+                break;
+            }
+        }
+        let applied = engine.status().index_applied_seq;
+        let problem = format!("{problem}; index applied to {applied} of {}", engine.status().journal.durable_seq);
+        let difference = mirror.difference(&fresh);
+        let heard: Vec<_> =
+            difference.iter().map(|(block, _)| (mirror.heard_of(*block), fresh.heard_of(*block))).collect();
+        format!("{problem}; it disagrees with a fresh snapshot on {difference:?}; heard: {heard:#?}")
     }
 }

@@ -127,6 +127,8 @@ impl Subscription {
 
     /// Finds the keys RAM does not know in the index.
     async fn name_blocks(&self, mut blocks: Vec<SnapshotBlock>) -> Result<Vec<Event>, EngineError> {
+        // A block that became durable before the snapshot must be in the index by now; a later one is in the tail.
+        self.shared.applied(self.position.seq).await;
         let nameless: Vec<_> = blocks.iter().filter(|block| block.key.is_none()).map(|block| block.block).collect();
         let entries = self.shared.ports.index.get_many(nameless).await;
         let mut entries = entries.map_err(|error| EngineError::unavailable("the index", error))?.into_iter();

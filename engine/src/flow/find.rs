@@ -28,12 +28,13 @@ impl Engine {
         let mut core = self.shared.lock();
         let mut resident = Vec::new();
         let count = core.catalog.lookup(&blocks, &mut resident);
-        self.shared.write_back_admitted(&mut core);
         let miss = blocks.get(count).map(|block| core.catalog.miss(started, *block));
         let lease = match lease {
             Some(lease) if count > 0 => Some(self.grant(&mut core, &resident, lease, owner)?),
             _ => None,
         };
+        // Only now: making room for a write-back may evict what was found and not leased.
+        self.shared.write_back_admitted(&mut core);
         drop(core);
         self.shared.meter.looked_up(&resident, keys.len(), miss.as_ref());
         self.shared.meter.lookup_latency.record(self.shared.now().since(started));

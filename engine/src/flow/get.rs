@@ -80,6 +80,7 @@ impl BlockReader {
         self.cursor += 1;
         self.ahead_bytes -= bytes;
         let shared = Arc::clone(&self.shared);
+        shared.meter.get_blocks.add(1);
         let got = match settle(&shared, block, ask).await {
             Ok(pin) => {
                 let (bytes, crc) = pin.into_view();

@@ -7,6 +7,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::channel::oneshot;
+
 use super::Shared;
 use crate::place::TierKind;
 use crate::port::{IndexChange, Position, Record};
@@ -64,6 +66,35 @@ async fn apply(shared: &Arc<Shared>, changes: Vec<IndexChange>, covers: u64) {
         shared.ports.clock.sleep(RETRY).await;
     }
     shared.clear_alarm("index");
+    shared.tell_applied(covers);
+}
+
+impl Shared {
+    /// Resolves once the index has applied the log up to `seq`.
+    pub(crate) async fn applied(&self, seq: u64) {
+        let waiter = {
+            let mut waiters = self.applied.lock().expect("nobody panics while waiting");
+            if self.ports.index.applied() >= seq {
+                return;
+            }
+            let (sender, receiver) = oneshot::channel();
+            waiters.push((seq, sender));
+            receiver
+        };
+        // Dropped without a word only when the engine stops.
+        waiter.await.ok();
+    }
+
+    fn tell_applied(&self, seq: u64) {
+        let mut waiters = self.applied.lock().expect("nobody panics while waiting");
+        let (ready, waiting) = waiters.drain(..).partition(|(wanted, _)| *wanted <= seq);
+        *waiters = waiting;
+        drop(waiters);
+        let ready: Vec<(u64, oneshot::Sender<()>)> = ready;
+        ready.into_iter().for_each(|(_, waiter)| {
+            waiter.send(()).ok();
+        });
+    }
 }
 
 /// Makes the index durable as far as it has come, and lets the log forget that far.

@@ -91,6 +91,8 @@ pub struct Meter {
     pub lookups: Counter,
     /// Keys asked for by lookups.
     pub lookup_blocks: Counter,
+    /// Blocks asked for by gets.
+    pub get_blocks: Counter,
     /// Puts of blocks that were there.
     pub duplicates: Counter,
     /// Blocks queued for NVMe by the admission policy.

@@ -51,6 +51,7 @@ pub(crate) struct Shared {
     alarms: Mutex<BTreeMap<&'static str, String>>,
     recovery: Mutex<Option<Duration>>,
     filled: Mutex<Vec<oneshot::Sender<()>>>,
+    applied: Mutex<Vec<(u64, oneshot::Sender<()>)>>,
     stopped: AtomicBool,
 }
 
@@ -97,6 +98,7 @@ impl Engine {
             alarms: Mutex::default(),
             recovery: Mutex::default(),
             filled: Mutex::default(),
+            applied: Mutex::default(),
             stopped: AtomicBool::new(false),
         });
         let engine = Self { shared };

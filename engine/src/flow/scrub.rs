@@ -11,8 +11,8 @@ use super::error::EngineError;
 use super::{Engine, Shared};
 use crate::port::{LoadOutcome, Moment};
 
-/// Blocks verified under one batch.
-const BATCH_COUNT: usize = 16;
+/// Blocks verified under one batch. Few: they are held meanwhile, and a tiny host tier must not be full of them.
+const BATCH_COUNT: usize = 4;
 
 /// Walks over the persistent blocks.
 #[derive(Debug, Default)]
@@ -31,12 +31,12 @@ impl Scrubber {
         let pause = self.filled_at.replace(now).map_or(Duration::ZERO, |at| now.since(at));
         let earned = u64::try_from(pause.as_millis()).unwrap_or(u64::MAX).saturating_mul(rate) / 1000;
         self.budget_bytes = self.budget_bytes.saturating_add(earned).min(rate.max(1) * 4);
-        let mark = shared.meter.nvme.loads.get() + shared.meter.nvme.stores.get();
+        let mark = shared.traffic();
         let idle = std::mem::replace(&mut self.busy_mark, mark) == mark;
         if rate == 0 || !idle {
             return;
         }
-        while self.budget_bytes > 0 && !shared.stopped() {
+        while self.budget_bytes > 0 && shared.traffic() == mark && !shared.stopped() {
             let batch = verify_batch(shared, &mut self.cursor).await;
             if batch.blocks == 0 && self.cursor == 0 {
                 self.budget_bytes = 0;
@@ -44,6 +44,14 @@ impl Scrubber {
             }
             self.budget_bytes = self.budget_bytes.saturating_sub(batch.bytes);
         }
+    }
+}
+
+impl Shared {
+    /// Grows whenever somebody reads, or something is written back.
+    fn traffic(&self) -> u64 {
+        let meter = &self.meter;
+        meter.lookups.get() + meter.get_blocks.get() + meter.host.stores.get() + meter.nvme.stores.get()
     }
 }
 
