@@ -4,7 +4,7 @@ use kvtier_identity::BlockId;
 
 use super::Catalog;
 use super::copies::removed;
-use super::entry::{FLIGHT, Level, QUEUED, State, WISHED};
+use super::entry::{FLIGHT, Level, NONE, QUEUED, State, WISHED};
 use super::plan::{BlockIndex, Decline, StorePlan};
 use crate::port::{IndexEntry, Moment, Record};
 
@@ -32,6 +32,23 @@ impl Catalog {
             Some(why) => StorePlan::Declined(why),
             None => self.open_store(now, index),
         }
+    }
+
+    /// The block's visible ancestors without a durable copy, first of the chain first: a durable block is reachable after
+    /// a restart only if they are durable, too. Stops at the first durable one, whose own ancestors are.
+    pub fn volatile_ancestors(&self, block: BlockId) -> Vec<BlockId> {
+        let mut ancestors = Vec::new();
+        let mut index = self.blocks.find_visible(block).map_or(NONE, |index| self.blocks.get(index).parent);
+        while index != NONE {
+            let entry = self.blocks.get(index);
+            if entry.state != State::Visible || entry.has(Level::Nvme) {
+                break;
+            }
+            ancestors.push(entry.block());
+            index = entry.parent;
+        }
+        ancestors.reverse();
+        ancestors
     }
 
     fn store_declined(&self, index: u32, length: u32) -> Option<Decline> {

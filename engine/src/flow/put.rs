@@ -12,6 +12,8 @@
 
 use std::sync::Arc;
 
+use kvtier_identity::BlockId;
+
 use super::ask::{Durability, DurableWait, Put, PutPart, Reserved};
 use super::error::EngineError;
 use super::spaces::Space;
@@ -191,24 +193,32 @@ impl Shared {
         }
     }
 
-    pub(crate) fn declined(&self, core: &mut Core, block: kvtier_identity::BlockId, decline: Decline) -> Decline {
+    pub(crate) fn declined(&self, core: &mut Core, block: BlockId, decline: Decline) -> Decline {
         core.catalog.note_declined(self.now(), block, decline);
         self.meter.declined(decline);
         decline
     }
 
-    /// Stores a visible block on NVMe for somebody who waits.
-    pub(crate) fn make_durable(self: &Arc<Self>, core: &mut Core, block: kvtier_identity::BlockId) -> DurableWait {
-        match self.enqueue_store(core, block, true) {
-            Ok(None) => DurableWait(Box::pin(std::future::ready(Ok(())))),
-            Ok(Some(waiter)) => {
-                DurableWait(Box::pin(async move { waiter.await.unwrap_or(Err(Decline::NvmeUnavailable)) }))
-            }
-            Err(decline) => {
-                let decline = self.declined(core, block, decline);
-                DurableWait(Box::pin(std::future::ready(Err(decline))))
+    /// Stores a visible block on NVMe for somebody who waits, and those of its ancestors that are not there: without them
+    /// no lookup would reach it after a restart.
+    pub(crate) fn make_durable(self: &Arc<Self>, core: &mut Core, block: BlockId) -> DurableWait {
+        let mut waiters = Vec::new();
+        for wanted in core.catalog.volatile_ancestors(block).into_iter().chain([block]) {
+            match self.enqueue_store(core, wanted, true) {
+                Ok(waiter) => waiters.extend(waiter),
+                Err(decline) => {
+                    let decline = self.declined(core, block, decline);
+                    return DurableWait(Box::pin(std::future::ready(Err(decline))));
+                }
             }
         }
+        DurableWait(Box::pin(async move {
+            for waiter in waiters {
+                // A worker that vanished has stored nothing that anybody could promise.
+                waiter.await.unwrap_or(Err(Decline::NvmeUnavailable))?;
+            }
+            Ok(())
+        }))
     }
 }
 
