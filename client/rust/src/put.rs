@@ -189,7 +189,7 @@ impl Client {
         let mut answers = Vec::new();
         for block in blocks {
             stream.send(block).await?;
-            answers.extend(stream.answers.drain(..));
+            answers.extend(stream.answered());
         }
         answers.extend(stream.finish().await?);
         answers.sort_unstable_by_key(|answer| answer.tag);
@@ -220,6 +220,11 @@ impl PutStream {
         self.bytes_in_flight += bytes;
         self.send_frames(tag, block).await?;
         Ok(tag)
+    }
+
+    /// The outcomes that are known already, without waiting. A caller that sends for long takes them now and then.
+    pub fn answered(&mut self) -> impl Iterator<Item = PutAnswer> {
+        self.answers.drain(..)
     }
 
     /// The next outcome, in the daemon's order; `None` when every block sent has been answered.

@@ -1,7 +1,7 @@
 //! A small `KvTier` service in memory: the double beside the real daemon, with faults a test can switch on.
 //!
 //! It runs on a runtime of its own, so that stopping it breaks every connection at once, as `kill -9` would.
-#![allow(dead_code, reason = "every test file uses a part of it")]
+#![allow(dead_code, unreachable_pub, unused_imports, reason = "every test file uses a part of it")]
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "a test double")]
 
 mod service;
