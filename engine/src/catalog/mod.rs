@@ -141,6 +141,9 @@ impl Catalog {
     pub fn snapshot_next(&self, cursor: &mut u32, count_max: usize) -> Vec<SnapshotBlock> {
         unreachable!("not written yet")
     }
+    pub fn block_of(&self, index: BlockIndex) -> BlockId {
+        unreachable!("not written yet")
+    }
     pub fn count(&self) -> CatalogCount {
         unreachable!("not written yet")
     }

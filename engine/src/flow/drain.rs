@@ -21,7 +21,7 @@ impl Engine {
                 let waiter = shared.lock().stores.when_idle();
                 let Some(waiter) = waiter else { return };
                 // A worker that vanished counts as idle; the loop looks again.
-                drop(waiter.await);
+                waiter.await.ok();
             }
         };
         let out_of_time = shared.ports.clock.sleep(timeout);

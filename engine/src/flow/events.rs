@@ -15,12 +15,14 @@ use kvtier_identity::SpaceDigest;
 use super::ask::{Event, SubscribeFrom};
 use super::error::EngineError;
 use super::{Engine, Shared};
-use crate::catalog::SnapshotBlock;
+use crate::catalog::plan::SnapshotBlock;
 use crate::place::TierKind;
 use crate::port::{Position, ReadRefused, Record};
 
 /// Events in one answer.
 const BATCH_COUNT: usize = 1024;
+/// Where the catalog's walk ends.
+const SNAPSHOT_END: u32 = u32::MAX;
 
 /// One subscriber.
 pub struct Subscription {
@@ -107,17 +109,18 @@ impl Subscription {
         self.state = State::Snapshot(0);
         let core = self.shared.lock();
         let opened = core.spaces.iter().filter(|space| self.wants(&space.record.digest));
-        let opened = opened.map(|space| Event::SpaceOpened { space: space.record.digest, name: space.record.name.clone() });
+        let opened =
+            opened.map(|space| Event::SpaceOpened { space: space.record.digest, name: space.record.name.clone() });
         [Event::Reset { epoch: status.epoch, reason }].into_iter().chain(opened).collect()
     }
 
     async fn snapshot(&mut self, mut cursor: u32) -> Result<Vec<Event>, EngineError> {
         self.shared.filled().await;
-        let blocks = self.shared.lock().catalog.snapshot_next(&mut cursor, BATCH_COUNT);
-        if blocks.is_empty() {
+        if cursor == SNAPSHOT_END {
             self.state = State::Tail;
             return Ok(vec![Event::SnapshotEnd]);
         }
+        let blocks = self.shared.lock().catalog.snapshot_next(&mut cursor, BATCH_COUNT);
         self.state = State::Snapshot(cursor);
         self.name_blocks(blocks).await
     }
@@ -193,7 +196,10 @@ impl Subscription {
                 Some(Event::SpaceOpened { space: record.digest, name: record.name })
             }
             Record::SpaceDropped { digest, .. } if self.wants(&digest) => Some(Event::SpaceDropped { space: digest }),
-            Record::SpaceOpened(_) | Record::SpaceDropped { .. } | Record::Quarantined { .. } | Record::Reset { .. } => None,
+            Record::SpaceOpened(_)
+            | Record::SpaceDropped { .. }
+            | Record::Quarantined { .. }
+            | Record::Reset { .. } => None,
         }
     }
 

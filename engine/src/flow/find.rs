@@ -28,6 +28,7 @@ impl Engine {
         let mut core = self.shared.lock();
         let mut resident = Vec::new();
         let count = core.catalog.lookup(&blocks, &mut resident);
+        self.shared.write_back_admitted(&mut core);
         let miss = blocks.get(count).map(|block| core.catalog.miss(started, *block));
         let lease = match lease {
             Some(lease) if count > 0 => Some(self.grant(&mut core, &resident, lease, owner)?),

@@ -39,11 +39,17 @@ struct Ahead {
 
 impl Engine {
     /// Reads blocks of a lease: `count` from `first`, 0 = to the end.
-    pub fn get_lease(&self, lease: LeaseId, owner: OwnerId, first: u32, count: u32) -> Result<BlockReader, EngineError> {
+    pub fn get_lease(
+        &self,
+        lease: LeaseId,
+        owner: OwnerId,
+        first: u32,
+        count: u32,
+    ) -> Result<BlockReader, EngineError> {
         let core = self.shared.lock();
         let blocks = core.catalog.leased(self.shared.now(), lease, owner)?;
         let range = range_of(blocks.len(), first, count)?;
-        Ok(self.reader(blocks[range].to_vec()))
+        Ok(self.reader(blocks[range].iter().map(|index| core.catalog.block_of(*index)).collect()))
     }
 
     /// Reads blocks by key, resident or not.

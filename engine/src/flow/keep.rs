@@ -9,7 +9,7 @@ use kvtier_identity::{Key, SpaceDigest};
 use super::Engine;
 use super::ask::{Pinned, clamp};
 use super::error::EngineError;
-use crate::catalog::PinError;
+use crate::catalog::plan::PinError;
 
 const NAME_BYTES_MAX: usize = 128;
 
@@ -36,18 +36,19 @@ impl Engine {
         let indices: Vec<_> = resident.iter().map(|block| block.index).collect();
         let now = self.shared.now();
         let quota = self.shared.settings.pin_quota_bytes;
-        let pinned = core.catalog.pin(now, number, name, &indices, now.after(ttl), quota).map_err(|error| match error {
-            PinError::Quota { asked, used, max } => EngineError::Exhausted {
-                what: "the pin quota",
-                detail: format!("{asked} bytes asked, {used} of {max} bytes pinned in this space: unpin something"),
-                retry: Duration::from_secs(1),
-            },
-            PinError::TooMany => EngineError::Exhausted {
-                what: "the pin table",
-                detail: format!("{} pins are set", self.shared.settings.pin_count_max),
-                retry: Duration::from_secs(1),
-            },
-        })?;
+        let pinned =
+            core.catalog.pin(now, number, name, &indices, now.after(ttl), quota).map_err(|error| match error {
+                PinError::Quota { asked, used, max } => EngineError::Exhausted {
+                    what: "the pin quota",
+                    detail: format!("{asked} bytes asked, {used} of {max} bytes pinned in this space: unpin something"),
+                    retry: Duration::from_secs(1),
+                },
+                PinError::TooMany => EngineError::Exhausted {
+                    what: "the pin table",
+                    detail: format!("{} pins are set", self.shared.settings.pin_count_max),
+                    retry: Duration::from_secs(1),
+                },
+            })?;
         let blocks = u32::try_from(indices.len()).expect("a chain has at most 65,536 keys");
         Ok(Pinned { blocks, bytes: pinned, deadline_unix_ms: self.unix_ms_after(ttl) })
     }

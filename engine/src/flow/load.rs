@@ -76,7 +76,7 @@ impl LoadFlights {
     fn land(&mut self, block: BlockId, landing: Landing) {
         for waiter in self.waiters.remove(&block).unwrap_or_default() {
             // Nobody may wait any more: the block is up all the same.
-            drop(waiter.send(landing));
+            waiter.send(landing).ok();
         }
     }
 }
@@ -113,7 +113,8 @@ impl Shared {
         let outcomes = tier.load(loads).await;
         assert_eq!(outcomes.len(), legs.len(), "a tier answers every operation of a batch");
         self.meter.load_latency.record(self.now().since(started));
-        let keys: Vec<Option<Key>> = legs.iter().zip(&outcomes).map(|(leg, outcome)| self.key_of(leg, outcome)).collect();
+        let keys: Vec<Option<Key>> =
+            legs.iter().zip(&outcomes).map(|(leg, outcome)| self.key_of(leg, outcome)).collect();
         let mut core = self.lock();
         for ((leg, outcome), key) in legs.iter().zip(&outcomes).zip(keys) {
             self.land(&mut core, leg, outcome, key);

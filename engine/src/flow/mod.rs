@@ -169,7 +169,10 @@ impl Shared {
         let devices = self.ports.nvme.as_ref().map(|tier| tier.health()).unwrap_or_default();
         for (number, device) in devices.iter().enumerate() {
             if device.state == crate::port::DeviceState::Poisoned {
-                alarms.push(format!("nvme device {number} takes no stores: {}; replace or check it, then restart", device.detail));
+                alarms.push(format!(
+                    "nvme device {number} takes no stores: {}; replace or check it, then restart",
+                    device.detail
+                ));
             }
         }
         alarms
@@ -177,7 +180,9 @@ impl Shared {
 
     fn recovered(&self, started: Moment) {
         *self.recovery.lock().expect("nobody panics here") = Some(self.now().since(started));
-        self.filled.lock().expect("nobody panics here").drain(..).for_each(|waiter| drop(waiter.send(())));
+        self.filled.lock().expect("nobody panics here").drain(..).for_each(|waiter| {
+            waiter.send(()).ok();
+        });
     }
 
     fn recovery(&self) -> Option<Duration> {
@@ -196,7 +201,7 @@ impl Shared {
             receiver
         };
         // Dropped without a word only when the engine stops.
-        drop(waiter.await);
+        waiter.await.ok();
     }
 
     fn stopped(&self) -> bool {

@@ -138,9 +138,7 @@ impl PartWriter {
         match core.catalog.finish_part(shared.now(), &claim, Some(self.crc), combine) {
             PartOutcome::Incomplete => Ok(Put::PartAccepted),
             PartOutcome::GivenUp => Ok(Put::Declined(Decline::Busy)),
-            PartOutcome::Visible { record, crc, admit, .. } => {
-                Ok(self.visible(&mut core, &claim, record, crc, admit))
-            }
+            PartOutcome::Visible { record, crc, admit, .. } => Ok(self.visible(&mut core, &claim, record, crc, admit)),
         }
     }
 
@@ -156,6 +154,7 @@ impl PartWriter {
                 } else {
                     shared.meter.not_admitted.add(1);
                 }
+                shared.write_back_admitted(core);
                 None
             }
         };
@@ -227,7 +226,11 @@ fn check_part(space: &Space, put: &PutPart) -> Result<(), EngineError> {
         return Err(EngineError::invalid("length", put.length, format!("part {} has exactly {bytes} bytes", put.part)));
     }
     if put.length > bytes {
-        return Err(EngineError::invalid("length", put.length, format!("a block of this space has at most {bytes} bytes")));
+        return Err(EngineError::invalid(
+            "length",
+            put.length,
+            format!("a block of this space has at most {bytes} bytes"),
+        ));
     }
     Ok(())
 }
@@ -239,4 +242,3 @@ fn part_bytes(space: &Space, put: &PutPart) -> Vec<u32> {
         _ => parts.iter().map(|part| part.bytes).collect(),
     }
 }
-

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use kvtier_identity::BlockId;
 
 use super::{Core, Engine, Shared, indexer};
-use crate::catalog::Fill;
+use crate::catalog::plan::Fill;
 use crate::flow::error::EngineError;
 use crate::place::TierKind;
 use crate::port::{IndexEntry, Position, Record, RemovalCause};
@@ -88,7 +88,7 @@ impl Core {
         }
         match self.catalog.fill(block, entry) {
             Fill::Added(_) | Fill::Known => None,
-            Fill::Conflict => Some(removal(RemovalCause::Corrupt)),
+            Fill::Conflict(_) => Some(removal(RemovalCause::Corrupt)),
         }
     }
 

@@ -38,8 +38,7 @@ impl Scrubber {
         }
         while self.budget_bytes > 0 && !shared.stopped() {
             let batch = verify_batch(shared, &mut self.cursor).await;
-            if batch.blocks == 0 {
-                self.cursor = 0;
+            if batch.blocks == 0 && self.cursor == 0 {
                 self.budget_bytes = 0;
                 return;
             }
@@ -75,7 +74,7 @@ impl ScrubWalk {
         self.progress.verified += batch.verified;
         self.progress.corrupt += batch.corrupt;
         self.progress.failed += batch.blocks - batch.verified - batch.corrupt;
-        self.progress.done = batch.blocks == 0;
+        self.progress.done = batch.blocks == 0 && self.cursor == 0;
         Some(self.progress)
     }
 }

@@ -44,14 +44,7 @@ pub(crate) struct SpaceTable {
 
 impl SpaceTable {
     pub(crate) fn new(root_secret: [u8; 32], epoch: u64) -> Self {
-        Self {
-            root_secret,
-            epoch,
-            opened: 0,
-            open: BTreeMap::new(),
-            names: BTreeMap::new(),
-            digests: BTreeMap::new(),
-        }
+        Self { root_secret, epoch, opened: 0, open: BTreeMap::new(), names: BTreeMap::new(), digests: BTreeMap::new() }
     }
 
     pub(crate) fn insert(&mut self, record: SpaceRecord) {
@@ -75,9 +68,9 @@ impl SpaceTable {
     }
 
     pub(crate) fn is_open(&self, number: u32) -> bool {
-        self.digests.get(&number).is_some_and(|digest| {
-            self.open.get(digest).is_some_and(|space| space.record.number == number)
-        })
+        self.digests
+            .get(&number)
+            .is_some_and(|digest| self.open.get(digest).is_some_and(|space| space.record.number == number))
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = &Space> {
@@ -106,9 +99,17 @@ impl SpaceTable {
 
 impl Engine {
     /// Opens a space or finds it; true if it was created. Durable when it returns.
-    pub async fn open_space(&self, name: &str, description: SpaceDescription) -> Result<(SpaceDigest, bool), EngineError> {
+    pub async fn open_space(
+        &self,
+        name: &str,
+        description: SpaceDescription,
+    ) -> Result<(SpaceDigest, bool), EngineError> {
         if name.is_empty() || name.len() > NAME_BYTES_MAX {
-            return Err(EngineError::invalid("name", format!("{} bytes long", name.len()), "a name has 1 to 128 bytes"));
+            return Err(EngineError::invalid(
+                "name",
+                format!("{} bytes long", name.len()),
+                "a name has 1 to 128 bytes",
+            ));
         }
         let digest =
             description.digest().map_err(|error| EngineError::invalid(error.field, error.value, error.rule))?;

@@ -92,6 +92,14 @@ impl StoreQueue {
 }
 
 impl Shared {
+    /// Queues what the admission policy wants by now.
+    pub(crate) fn write_back_admitted(self: &Arc<Self>, core: &mut Core) {
+        let room = self.settings.store_queue_count_max.saturating_sub(core.stores.queue.len());
+        for (_, block) in core.catalog.take_admitted(room) {
+            self.write_back(core, block);
+        }
+    }
+
     /// Queues a block for NVMe if it fits; a volatile block that does not is only counted.
     pub(crate) fn write_back(self: &Arc<Self>, core: &mut Core, block: BlockId) {
         match self.enqueue_store(core, block, false) {
@@ -178,24 +186,24 @@ impl Shared {
             self.meter.nvme.sync_failures.add(1);
         }
         let written = |outcome: &StoreOutcome| *outcome == StoreOutcome::Written && synced.is_ok();
-        let records: Vec<Record> = batch
-            .iter()
-            .zip(&outcomes)
-            .filter(|(_, outcome)| written(outcome))
-            .map(|(ticket, _)| Record::StoredNvme { block: ticket.block, entry: ticket.entry.clone() })
-            .collect();
-        let committed = self.commit(records).await;
+        let written = batch.iter().zip(&outcomes).filter(|(_, outcome)| written(outcome));
+        let written: Vec<&Ticket> = written.map(|(ticket, _)| ticket).collect();
+        let committed = self.commit(&written).await;
         self.meter.store_latency.record(self.now().since(started));
         self.finish_batch(batch, &outcomes, &synced, committed);
     }
 
-    /// Journals the commit records and waits until they are durable. `Ok(true)`: they are.
-    async fn commit(&self, records: Vec<Record>) -> Commit {
-        if records.is_empty() {
-            return Commit::Nothing;
-        }
+    /// Journals the commit records and waits until they are durable.
+    async fn commit(&self, written: &[&Ticket]) -> Commit {
         let appended = {
-            let _core = self.lock();
+            let core = self.lock();
+            // A block that was deleted meanwhile stays deleted: its slot is freed without ever having been journaled.
+            let alive = written.iter().filter(|ticket| !core.catalog.is_doomed(ticket.index));
+            let records: Vec<Record> =
+                alive.map(|ticket| Record::StoredNvme { block: ticket.block, entry: ticket.entry.clone() }).collect();
+            if records.is_empty() {
+                return Commit::Nothing;
+            }
             self.ports.journal.append(records)
         };
         let Ok(position) = appended else { return Commit::Refused };
@@ -233,14 +241,16 @@ impl Shared {
             self.journal(&mut core, records);
             for waiter in core.stores.waiters.remove(&ticket.block).unwrap_or_default() {
                 // The waiter may have gone away: the block is durable all the same.
-                drop(waiter.send(result));
+                waiter.send(result).ok();
             }
         }
         if matches!(synced, Err(TierError::Poisoned { .. } | TierError::Closed)) {
             core.stores.down = self.all_devices_down();
         }
         if core.stores.unwritten() == 0 {
-            core.stores.idle.drain(..).for_each(|waiter| drop(waiter.send(())));
+            core.stores.idle.drain(..).for_each(|waiter| {
+                waiter.send(()).ok();
+            });
         }
     }
 

@@ -17,7 +17,8 @@ pub struct DeviceGeometry {
     pub first_extent_offset: u64,
 }
 
-/// Write one block: header and payload from `from` to `to`.
+/// Write one block: header and payload from `from` to `to`. Until the outcome is known the header page and the bytes
+/// between the payload's end and its last page's end belong to the tier; the payload may be read by others.
 #[derive(Debug, Clone)]
 pub struct Store {
     /// Host slot; the payload is complete, the tier writes the header page.
@@ -66,7 +67,8 @@ pub struct Verify {
 pub enum StoreOutcome {
     /// The device took the bytes; they are durable after a successful [`Tier::sync`].
     Written,
-    /// The payload in host memory is not what its checksum says: nothing was written.
+    /// The payload in host memory does not have the checksum the header states: somebody wrote to it. Nothing was
+    /// written. Not an error: quarantine the host copy and report a miss.
     Corrupt(&'static str),
     /// Nothing is promised about the slot's content.
     Failed(TierError),
@@ -110,7 +112,9 @@ pub enum TierError {
 pub enum DeviceState {
     /// Takes loads and stores.
     Up,
-    /// Takes loads only, for good.
+    /// Takes neither for now: too many reads failed (the breaker is open). Comes back by itself.
+    Tripped,
+    /// Takes loads only, for good: a sync failed, or its file was deleted, replaced or truncated.
     Poisoned,
 }
 
