@@ -33,12 +33,12 @@ struct Arguments {
     #[arg(long, global = true)]
     create: bool,
     #[command(flatten)]
-    common: Common,
+    shortcuts: Shortcuts,
 }
 
 /// The settings people reach for most, as flags of their own.
 #[derive(Debug, clap::Args)]
-struct Common {
+struct Shortcuts {
     /// Where everything that outlives the daemon is kept.
     #[arg(long, global = true, value_name = "DIRECTORY")]
     data_directory: Option<String>,
@@ -132,16 +132,16 @@ pub fn read(arguments: impl IntoIterator<Item = OsString>, environment: Vec<(Str
 
 fn sources(arguments: &Arguments, environment: Vec<(String, String)>) -> Sources {
     let variable = environment.iter().find(|(name, _)| name == "KVTIER_CONFIG").map(|(_, path)| PathBuf::from(path));
-    let common = &arguments.common;
+    let shortcuts = &arguments.shortcuts;
     let own = [
-        ("--data-directory", "data_directory", &common.data_directory),
-        ("--tcp", "listen.tcp", &common.tcp),
-        ("--unix", "listen.unix", &common.unix),
-        ("--http", "listen.http", &common.http),
-        ("--host-bytes", "host.bytes", &common.host_bytes),
-        ("--nvme-bytes", "nvme.bytes", &common.nvme_bytes),
-        ("--log-level", "log.level", &common.log_level),
-        ("--log-format", "log.format", &common.log_format),
+        ("--data-directory", "data_directory", &shortcuts.data_directory),
+        ("--tcp", "listen.tcp", &shortcuts.tcp),
+        ("--unix", "listen.unix", &shortcuts.unix),
+        ("--http", "listen.http", &shortcuts.http),
+        ("--host-bytes", "host.bytes", &shortcuts.host_bytes),
+        ("--nvme-bytes", "nvme.bytes", &shortcuts.nvme_bytes),
+        ("--log-level", "log.level", &shortcuts.log_level),
+        ("--log-format", "log.format", &shortcuts.log_format),
     ];
     let own = own.into_iter().filter_map(|(flag, path, text)| {
         let text = text.clone()?;

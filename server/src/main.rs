@@ -1,4 +1,5 @@
 //! `kvtierd`: see `kvtierd --help`.
+#![forbid(unsafe_code)]
 
 use std::io::Write;
 use std::process::ExitCode;
