@@ -23,17 +23,15 @@ mod spaces;
 pub mod status;
 mod store;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use futures::channel::oneshot;
-use kvtier_identity::BlockId;
 
 use crate::catalog::{Catalog, CatalogSettings};
-use crate::place::TierKind;
-use crate::port::{Moment, Position, Record};
+use crate::port::{Moment, Record};
 
 pub use error::EngineError;
 pub use settings::{EngineSettings, Ports};
@@ -64,19 +62,13 @@ pub(crate) struct Core {
     stores: store::StoreQueue,
     /// RAM is not complete yet: the index may know blocks that the catalog does not.
     filling: bool,
-    /// Blocks that left NVMe while filling, so that the scan does not bring them back.
-    forgotten: BTreeSet<BlockId>,
     draining: bool,
 }
 
 impl Engine {
-    /// Builds the engine, applies the log's tail to the index and starts serving. `tail` holds the journal's records
-    /// after `Index::applied`. Recovery goes on in the background; see [`status::EngineStatus::filling`].
-    pub async fn start(
-        ports: Ports,
-        settings: EngineSettings,
-        tail: Vec<(Position, Record)>,
-    ) -> Result<Self, EngineError> {
+    /// Builds the engine, applies the log's tail (what is after `Index::applied`) to the index and starts serving.
+    /// Recovery goes on in the background; see [`status::EngineStatus::filling`].
+    pub async fn start(ports: Ports, settings: EngineSettings) -> Result<Self, EngineError> {
         let epoch = ports.journal.status().epoch;
         let catalog = Catalog::new(CatalogSettings {
             host: ports.memory.geometry(),
@@ -95,7 +87,6 @@ impl Engine {
             loads: load::LoadFlights::default(),
             stores: store::StoreQueue::default(),
             filling: false,
-            forgotten: BTreeSet::new(),
             draining: false,
         };
         let shared = Arc::new(Shared {
@@ -109,7 +100,7 @@ impl Engine {
             stopped: AtomicBool::new(false),
         });
         let engine = Self { shared };
-        engine.recover(tail).await?;
+        engine.recover().await?;
         engine.spawn_tasks();
         Ok(engine)
     }
@@ -136,18 +127,11 @@ impl Shared {
         self.ports.clock.now()
     }
 
-    /// Appends records in the order of the decisions they tell. What the journal refuses is a gap: it begins a new
+    /// Appends records in the order of the decisions they tell: whoever calls holds the core. What the journal refuses is a gap: it begins a new
     /// epoch when it takes records again (INV-6).
-    pub(crate) fn journal(&self, core: &mut Core, records: Vec<Record>) {
+    pub(crate) fn journal(&self, _core: &mut Core, records: Vec<Record>) {
         if records.is_empty() {
             return;
-        }
-        if core.filling {
-            for record in &records {
-                if let Record::Removed { block, tier: TierKind::Nvme, .. } = record {
-                    core.forgotten.insert(*block);
-                }
-            }
         }
         let count = records.len() as u64;
         if self.ports.journal.append(records).is_err() {

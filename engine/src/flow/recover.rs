@@ -16,22 +16,24 @@ use super::{Core, Engine, Shared, indexer};
 use crate::catalog::plan::Fill;
 use crate::flow::error::EngineError;
 use crate::place::TierKind;
-use crate::port::{IndexEntry, Position, Record, RemovalCause};
+use crate::port::{IndexEntry, Record, RemovalCause};
 
 /// Entries filled under one hold of the core.
 const FILL_COUNT: usize = 4096;
-/// Changes of the tail applied at once.
+/// Records of the tail applied at once.
 const TAIL_COUNT: usize = 65_536;
 
 impl Engine {
-    /// Brings the index up to date with `tail` (the log's records after `Index::applied`), then serves while RAM fills.
-    pub(crate) async fn recover(&self, tail: Vec<(Position, Record)>) -> Result<(), EngineError> {
+    /// Applies the log's tail to the index, then serves while RAM fills.
+    pub(crate) async fn recover(&self) -> Result<(), EngineError> {
         let shared = &self.shared;
         let unavailable = |error| EngineError::unavailable("the index", error);
         let index = &shared.ports.index;
-        for chunk in tail.chunks(TAIL_COUNT) {
-            let last = chunk.last().expect("chunks are not empty").0.seq;
-            index.apply(indexer::changes_of(chunk), last).await.map_err(unavailable)?;
+        loop {
+            let tail = shared.ports.journal.read(index.applied(), TAIL_COUNT).await;
+            let tail = tail.map_err(|refused| EngineError::unavailable("the journal", refused))?;
+            let Some((last, _)) = tail.last() else { break };
+            index.apply(indexer::changes_of(&tail), last.seq).await.map_err(unavailable)?;
         }
         let spaces = index.spaces().await.map_err(unavailable)?;
         let quarantined = index.quarantined().await.map_err(unavailable)?;
@@ -79,7 +81,7 @@ pub(crate) async fn fill(shared: Arc<Shared>) {
 impl Core {
     /// Adds an entry unless the block went away meanwhile. An entry that cannot be true is taken out of the index.
     pub(crate) fn fill(&mut self, block: BlockId, entry: &IndexEntry) -> Option<Record> {
-        if !self.filling || self.forgotten.contains(&block) {
+        if !self.filling {
             return None;
         }
         let removal = |cause| Record::Removed { block, space: entry.space, tier: TierKind::Nvme, cause };
@@ -95,6 +97,5 @@ impl Core {
     fn finish_fill(&mut self) {
         self.catalog.finish_fill();
         self.filling = false;
-        self.forgotten.clear();
     }
 }
