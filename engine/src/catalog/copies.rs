@@ -3,7 +3,7 @@
 use kvtier_identity::{BlockId, Key};
 
 use super::Catalog;
-use super::entry::{DETACHED, Level, NONE, State};
+use super::entry::{DETACHED, Level, NONE, QUEUED, State, WISHED};
 use super::plan::{BlockIndex, HostCopy};
 use crate::port::{Moment, Record, RemovalCause};
 
@@ -188,6 +188,7 @@ impl Catalog {
         self.forget_key(index);
         self.blocks.set_state(index, State::Doomed);
         let entry = self.blocks.get_mut(index);
+        entry.flags &= !(QUEUED | WISHED);
         entry.cause = cause;
         let (holds, parent) = (entry.holds, entry.parent);
         self.settle(parent);

@@ -81,14 +81,7 @@ impl Catalog {
         // Pending from here on, so that making room prunes neither the block nor its parent.
         self.blocks.set_state(index, State::Pending);
         let mut records = Vec::new();
-        if parent != NONE {
-            self.hold(parent);
-        }
-        let place = self.make_room(now, Level::Host, class, index, &mut records);
-        if parent != NONE {
-            self.drop_hold(parent);
-        }
-        let Some(place) = place else {
+        let Some(place) = self.make_room(now, Level::Host, class, index, &mut records) else {
             self.blocks.set_state(index, State::Shadow);
             self.blocks.prune(index);
             return Reserve::Declined(Decline::HostFull);

@@ -6,7 +6,7 @@
 use kvtier_identity::BlockId;
 
 use super::Catalog;
-use super::entry::{Level, NONE, State};
+use super::entry::{Level, NONE, QUEUED, State, WISHED};
 use super::numbers::NumberSet;
 use super::plan::{BlockIndex, Fill};
 use crate::place::Slot;
@@ -79,7 +79,9 @@ impl Catalog {
     fn claim_filled(&mut self, index: u32, entry: &IndexEntry) -> Result<(), &'static str> {
         let place = self.shelf_mut(Level::Nvme).slots.claim(entry.slot, entry.length, index)?;
         self.blocks.occupy(index, Level::Nvme, place);
-        self.blocks.get_mut(index).generation = entry.generation;
+        let filled = self.blocks.get_mut(index);
+        filled.generation = entry.generation;
+        filled.flags &= !(QUEUED | WISHED);
         Ok(())
     }
 

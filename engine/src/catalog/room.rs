@@ -6,7 +6,7 @@
 
 use super::Catalog;
 use super::copies::evictable;
-use super::entry::{Level, State};
+use super::entry::{Level, NONE, State};
 use super::numbers::NumberSet;
 use super::slots::Place;
 use crate::policy::Verdict;
@@ -25,8 +25,29 @@ const DRAIN_MAX: usize = 65_536;
 type Step = (u32, [bool; 2]);
 
 impl Catalog {
-    /// A slot of a class, owned by `owner`. Evicts if it must; `None`: nothing can go, and nothing was evicted.
+    /// A slot of a class, owned by `owner`. Evicts if it must, but never the owner's parent, so that the new copy is
+    /// reachable; `None`: nothing can go, and nothing was evicted.
     pub(super) fn make_room(
+        &mut self,
+        now: Moment,
+        level: Level,
+        class: u32,
+        owner: u32,
+        records: &mut Vec<Record>,
+    ) -> Option<Place> {
+        let parent = self.blocks.get(owner).parent;
+        let guarded = parent != NONE && self.blocks.get(parent).counts();
+        if guarded {
+            self.hold(parent);
+        }
+        let place = self.evict_for(now, level, class, owner, records);
+        if guarded {
+            self.drop_hold(parent);
+        }
+        place
+    }
+
+    fn evict_for(
         &mut self,
         now: Moment,
         level: Level,

@@ -54,17 +54,7 @@ impl Catalog {
         let class = self.shelf(Level::Nvme).slots.class(entry.length).expect("the class was just looked up");
         let mut records = Vec::new();
         self.hold(index);
-        // The parent has a child in the host tier only, which does not keep its NVMe copy from being evicted.
-        let parent = entry.parent;
-        let guarded = parent != super::entry::NONE && self.blocks.get(parent).state == State::Visible;
-        if guarded {
-            self.hold(parent);
-        }
-        let place = self.make_room(now, Level::Nvme, class, index, &mut records);
-        if guarded {
-            self.drop_hold(parent);
-        }
-        let Some(place) = place else {
+        let Some(place) = self.make_room(now, Level::Nvme, class, index, &mut records) else {
             self.drop_hold(index);
             return StorePlan::Declined(Decline::NvmeFull);
         };
