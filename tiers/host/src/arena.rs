@@ -21,7 +21,7 @@ use crate::view::View;
 
 /// Bytes that are copied and then checksummed while they are still in the first-level cache, so that DRAM is read
 /// once. See `examples/copy_rate.rs`.
-const COPY_CHUNK_BYTES: usize = 32 << 10;
+const COPY_CHUNK_BYTES: usize = 256 << 10;
 const PAGE: usize = PAGE_BYTES as usize;
 
 /// Why there is no arena.
