@@ -47,7 +47,7 @@ async fn metrics_tell_of_calls_and_blocks() {
 #[test]
 fn endpoints_are_written_for_tools_and_gone_after_a_clean_stop() {
     let daemon = Setup::default().start();
-    let file = daemon.data().join("endpoints.json");
+    let file = daemon.data().join(kvtier_tests::daemon::LISTENING);
     assert!(file.exists());
     assert_eq!(daemon.endpoints().pid, daemon.pid());
     drop(daemon.stop());

@@ -16,6 +16,8 @@ use crate::log::Log;
 pub const PATIENCE: Duration = Duration::from_secs(60);
 /// What the daemon logs once it serves.
 const SERVING: &str = "serving on";
+/// Where it says how it can be reached.
+pub const LISTENING: &str = "LISTENING";
 
 /// Settings of every test daemon: small, and on free ports.
 const SMALL: [(&str, &str); 11] = [
@@ -166,7 +168,7 @@ impl Daemon {
 
     fn launch(setup: Setup, mut command: Command) -> Result<Self, Stopped> {
         // What an earlier daemon left must not be taken for this one's.
-        let _ = std::fs::remove_file(setup.data().join("endpoints.json"));
+        let _ = std::fs::remove_file(setup.data().join(LISTENING));
         let mut child = command
             .stdin(Stdio::null())
             .stdout(Stdio::null())
@@ -183,8 +185,8 @@ impl Daemon {
             log.wait_for_end(PATIENCE);
             return Err(Stopped { status: ended, log: log.text() });
         }
-        let text = std::fs::read_to_string(setup.data().join("endpoints.json")).expect("a serving daemon says where");
-        let endpoints = serde_json::from_str(&text).expect("endpoints.json is JSON");
+        let text = std::fs::read_to_string(setup.data().join(LISTENING)).expect("a serving daemon says where");
+        let endpoints = toml::from_str(&text).expect("LISTENING is TOML");
         Ok(Self { setup, child: Some(child), log, endpoints })
     }
 

@@ -25,6 +25,7 @@ use std::path::{Path, PathBuf};
 pub use format::VERSION;
 pub use identity::{NodeId, Secret};
 use lock::Lock;
+pub(crate) use write::whole as write_whole;
 
 /// Why a data directory was not opened. Every message says what to do.
 #[derive(Debug, thiserror::Error)]

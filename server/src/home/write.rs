@@ -11,7 +11,7 @@ const UNFINISHED: &str = ".unfinished";
 
 /// Writes `name` with these bytes and permission bits, replacing nothing halfway: a crash leaves the old state or the
 /// new one, and perhaps a file that ends in `.unfinished`, which the next writing replaces.
-pub(super) fn whole(directory: &Path, name: &str, bytes: &[u8], mode: u32) -> Result<(), HomeError> {
+pub(crate) fn whole(directory: &Path, name: &str, bytes: &[u8], mode: u32) -> Result<(), HomeError> {
     let path = directory.join(name);
     let unfinished = directory.join(format!("{name}{UNFINISHED}"));
     let make = || {

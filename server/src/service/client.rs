@@ -8,8 +8,6 @@
 //! last, connection or request, does it.
 
 use std::collections::BTreeMap;
-use std::fmt;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 
 use kvtier_engine::catalog::plan::OwnerId;
@@ -18,6 +16,7 @@ use tonic::Request;
 use tonic::metadata::MetadataMap;
 
 use super::answer::BadField;
+use crate::listen::Peer;
 
 /// The name under which a client's leases are filed.
 pub const CLIENT_HEADER: &str = "x-kvtier-client";
@@ -32,15 +31,9 @@ pub struct ClientTable {
     owners: Mutex<BTreeMap<OwnerId, u64>>,
 }
 
-/// One connection's owners. Clones share them; the last clone's end is the connection's.
-#[derive(Clone)]
-pub struct ConnectionClients(Arc<Carried>);
-
-struct Carried {
-    /// Tells this connection from every other of the process.
-    number: u64,
-    clients: Mutex<BTreeMap<OwnerId, Client>>,
-}
+/// The owners one connection carries; held by its [`crate::listen::ConnectionLife`].
+#[derive(Default)]
+struct Carried(Mutex<BTreeMap<OwnerId, Client>>);
 
 /// A client as a request sees it. Holding it keeps the client's leases.
 #[derive(Clone)]
@@ -84,26 +77,24 @@ impl ClientTable {
 
     /// The client a request comes from.
     pub(crate) fn client_of<T>(self: &Arc<Self>, request: &Request<T>) -> Result<Client, BadField> {
-        let connection = request.extensions().get::<ConnectionClients>().cloned().unwrap_or_default();
+        let peer = request.extensions().get::<Peer>();
+        let certificate = peer.and_then(|peer| peer.identity.as_deref()).map(|identity| &identity.certificate[..]);
+        let connection = peer.map_or(0, |peer| peer.id.0).to_le_bytes();
         let owner = match name_of(request.metadata())? {
-            Some(name) => owner_of(b"name", name),
-            None => owner_of(b"connection", &connection.0.number.to_le_bytes()),
+            Some(name) => owner_of(&[b"name", name, certificate.unwrap_or_default()]),
+            None => owner_of(&[b"connection", &connection]),
         };
-        connection.carry(self, owner)
+        match peer.and_then(|peer| peer.life.held(Carried::default)) {
+            Some(carried) => carried.carry(self, owner),
+            // A request without a connection, as tests make them: its owner ends with it.
+            None => Ok(self.join(owner)),
+        }
     }
 }
 
-impl Default for ConnectionClients {
-    fn default() -> Self {
-        static NEXT: AtomicU64 = AtomicU64::new(0);
-        let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        Self(Arc::new(Carried { number, clients: Mutex::default() }))
-    }
-}
-
-impl ConnectionClients {
+impl Carried {
     fn carry(&self, table: &Arc<ClientTable>, owner: OwnerId) -> Result<Client, BadField> {
-        let mut clients = self.0.clients.lock().expect("nobody panics while noting a client");
+        let mut clients = self.0.lock().expect("nobody panics while noting a client");
         if let Some(client) = clients.get(&owner) {
             return Ok(client.clone());
         }
@@ -132,12 +123,6 @@ impl Drop for Membership {
     }
 }
 
-impl fmt::Debug for ConnectionClients {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("ConnectionClients(..)")
-    }
-}
-
 fn name_of(metadata: &MetadataMap) -> Result<Option<&[u8]>, BadField> {
     let Some(value) = metadata.get(CLIENT_HEADER) else { return Ok(None) };
     let name = value.as_encoded_bytes();
@@ -148,9 +133,13 @@ fn name_of(metadata: &MetadataMap) -> Result<Option<&[u8]>, BadField> {
     Ok(Some(name))
 }
 
-fn owner_of(kind: &[u8], name: &[u8]) -> OwnerId {
+/// A named client with a certificate is another than one of the same name with another certificate.
+fn owner_of(words: &[&[u8]]) -> OwnerId {
     let mut hasher = blake3::Hasher::new();
-    hasher.update(b"kvtier client v1\0").update(kind).update(b"\0").update(name);
+    hasher.update(b"kvtier client v1\0");
+    for word in words {
+        hasher.update(&(word.len() as u64).to_le_bytes()).update(word);
+    }
     let mut id = [0; 16];
     hasher.finalize_xof().fill(&mut id);
     OwnerId(u128::from_le_bytes(id))

@@ -1,5 +1,6 @@
 //! The subscription stream. A subscriber holds a position in the log, not a queue; see the engine's `flow::events`.
 
+use std::pin::pin;
 use std::sync::Arc;
 
 use async_stream::stream;
@@ -13,6 +14,7 @@ use v1::event::Kind;
 use v1::subscribe_request::From;
 
 use super::answer::BadField;
+use super::readiness::Stage;
 use super::{Node, answer, ask};
 
 /// Most spaces one subscriber may name.
@@ -37,15 +39,19 @@ pub(crate) fn answers(
         answer::exhausted(format!("no more subscribers: {detail}"), "subscribers", detail, RETRY)
     })?;
     let mut subscription = node.engine.subscribe(from, &spaces).map_err(answer::status)?;
+    let node = Arc::clone(node);
     Ok(stream! {
         let _seat = seat;
+        let mut closing = pin!(node.readiness.reached(Stage::Closing));
         loop {
-            match subscription.next().await {
-                Ok(batch) => yield Ok(wire_batch(batch)),
-                Err(error) => {
-                    yield Err(answer::status(error));
-                    return;
-                }
+            let batch = tokio::select! {
+                batch = subscription.next() => batch.map_err(answer::status),
+                () = &mut closing => Err(answer::unavailable("the daemon is stopping: subscribe again".to_owned(), RETRY)),
+            };
+            let ended = batch.is_err();
+            yield batch.map(wire_batch);
+            if ended {
+                return;
             }
         }
     })

@@ -16,8 +16,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::BoxFuture;
+use kvtier_engine::catalog::plan::Decline;
+use kvtier_engine::flow::EngineError;
 use kvtier_engine::flow::ask::{DurableWait, Put, PutPart, Reserved};
 use kvtier_engine::flow::put::PartWriter;
+use kvtier_engine::port::Moment;
 use kvtier_proto::{tuning, v1};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, timeout};
@@ -58,6 +61,7 @@ struct Filling {
     announced: u64,
     crc: Option<u32>,
     writer: PartWriter,
+    begun: Moment,
     deadline: Instant,
     /// Its share of the node's bound on incomplete bytes.
     _room: OwnedSemaphorePermit,
@@ -124,6 +128,7 @@ impl Intake {
     async fn begin(&mut self, begin: v1::PutBegin) -> Option<Step> {
         // Whatever happens below, until a slot is reserved the block's bytes are not wanted.
         self.state = State::Skipping;
+        let begun = self.node.clock.now();
         let tag = begin.tag;
         let (announced, crc) = (begin.length, begin.crc32);
         let put = match part_of(begin) {
@@ -133,17 +138,17 @@ impl Intake {
         let room = self.node.put_room.clone();
         let pages = self.node.room_pages(announced);
         let Ok(Ok(room)) = timeout(ROOM_WAIT, room.acquire_many_owned(pages)).await else {
-            return Some(Step::Answer(answer::declined(tag, kvtier_engine::catalog::plan::Decline::Busy)));
+            return Some(Step::Answer(answer::declined(tag, Decline::Busy)));
         };
         match self.node.engine.reserve(&put).await {
             Ok(Reserved::Write(writer)) => {
                 let deadline = Instant::now() + self.node.limits.part_deadline;
-                self.state = State::Filling(Box::new(Filling { tag, announced, crc, writer, deadline, _room: room }));
+                self.state = State::Filling(Box::new(Filling { tag, announced, crc, writer, begun, deadline, _room: room }));
                 None
             }
             Ok(Reserved::Duplicate(None)) => Some(Step::Answer(answer::outcome(tag, Outcome::Duplicate(v1::Duplicate {})))),
             Ok(Reserved::Duplicate(Some(wait))) => {
-                Some(when_durable(tag, wait, Outcome::Duplicate(v1::Duplicate {})))
+                Some(self.when_durable(tag, begun, wait, Outcome::Duplicate(v1::Duplicate {})))
             }
             Ok(Reserved::Declined(decline)) => Some(Step::Answer(answer::declined(tag, decline))),
             Err(error) => Some(Step::Answer(answer::stopped(tag, error))),
@@ -173,8 +178,38 @@ impl Intake {
             return None;
         }
         self.state = State::Idle;
-        let Filling { tag, crc, writer, .. } = *filling;
-        Some(finished(tag, writer.finish(crc)))
+        let Filling { tag, crc, writer, begun, .. } = *filling;
+        Some(self.finished(tag, begun, writer.finish(crc)))
+    }
+
+    fn finished(&self, tag: u64, begun: Moment, put: Result<Put, EngineError>) -> Step {
+        let stored =
+            |crc32, durability: v1::Durability| Outcome::Stored(v1::Stored { crc32, durability: durability.into() });
+        match put {
+            Ok(Put::PartAccepted) => Step::Answer(answer::outcome(tag, Outcome::PartAccepted(v1::PartAccepted {}))),
+            Ok(Put::Stored { crc, durable: None }) => {
+                self.node.time_put(begun);
+                Step::Answer(answer::outcome(tag, stored(crc, v1::Durability::Volatile)))
+            }
+            Ok(Put::Stored { crc, durable: Some(wait) }) => {
+                self.when_durable(tag, begun, wait, stored(crc, v1::Durability::Durable))
+            }
+            Ok(Put::Declined(decline)) => Step::Answer(answer::declined(tag, decline)),
+            Err(error) => Step::Answer(answer::stopped(tag, error)),
+        }
+    }
+
+    fn when_durable(&self, tag: u64, begun: Moment, wait: DurableWait, then: Outcome) -> Step {
+        let node = Arc::clone(&self.node);
+        Step::Wait(Box::pin(async move {
+            match wait.0.await {
+                Ok(()) => {
+                    node.time_put(begun);
+                    answer::outcome(tag, then)
+                }
+                Err(decline) => answer::declined(tag, decline),
+            }
+        }))
     }
 }
 
@@ -187,24 +222,4 @@ fn part_of(begin: v1::PutBegin) -> Result<PutPart, BadField> {
         length: begin.length,
         durability: ask::durability(begin.durability)?,
     })
-}
-
-fn finished(tag: u64, put: Result<Put, kvtier_engine::flow::EngineError>) -> Step {
-    let stored = |crc32, durability: v1::Durability| Outcome::Stored(v1::Stored { crc32, durability: durability.into() });
-    match put {
-        Ok(Put::PartAccepted) => Step::Answer(answer::outcome(tag, Outcome::PartAccepted(v1::PartAccepted {}))),
-        Ok(Put::Stored { crc, durable: None }) => Step::Answer(answer::outcome(tag, stored(crc, v1::Durability::Volatile))),
-        Ok(Put::Stored { crc, durable: Some(wait) }) => when_durable(tag, wait, stored(crc, v1::Durability::Durable)),
-        Ok(Put::Declined(decline)) => Step::Answer(answer::declined(tag, decline)),
-        Err(error) => Step::Answer(answer::stopped(tag, error)),
-    }
-}
-
-fn when_durable(tag: u64, wait: DurableWait, then: Outcome) -> Step {
-    Step::Wait(Box::pin(async move {
-        match wait.0.await {
-            Ok(()) => answer::outcome(tag, then),
-            Err(decline) => answer::declined(tag, decline),
-        }
-    }))
 }

@@ -9,6 +9,7 @@ use kvtier_engine::port::Moment;
 use tonic::{Code, Response, Status};
 
 use super::{Answers, Node};
+use crate::observe::Operation;
 
 /// A call under way. Noted when it is dropped: as cancelled, unless it was answered.
 pub(crate) struct Call {
@@ -51,7 +52,35 @@ impl Call {
 impl Drop for Call {
     fn drop(&mut self) {
         let took = self.node.clock.now().since(self.begun);
-        (self.node.facts.called)(self.name, self.code, took);
+        self.node.metrics.call(self.name, code_name(self.code));
+        match self.name {
+            "lookup" => self.node.metrics.observe(Operation::Lookup, took),
+            "get" => self.node.metrics.observe(Operation::Get, took),
+            _ => {}
+        }
+    }
+}
+
+/// The name of a status code in metrics.
+fn code_name(code: Code) -> &'static str {
+    match code {
+        Code::Ok => "ok",
+        Code::Cancelled => "cancelled",
+        Code::Unknown => "unknown",
+        Code::InvalidArgument => "invalid_argument",
+        Code::DeadlineExceeded => "deadline_exceeded",
+        Code::NotFound => "not_found",
+        Code::AlreadyExists => "already_exists",
+        Code::PermissionDenied => "permission_denied",
+        Code::ResourceExhausted => "resource_exhausted",
+        Code::FailedPrecondition => "failed_precondition",
+        Code::Aborted => "aborted",
+        Code::OutOfRange => "out_of_range",
+        Code::Unimplemented => "unimplemented",
+        Code::Internal => "internal",
+        Code::Unavailable => "unavailable",
+        Code::DataLoss => "data_loss",
+        Code::Unauthenticated => "unauthenticated",
     }
 }
 

@@ -20,8 +20,6 @@ mod put;
 pub mod readiness;
 pub mod routes;
 mod space;
-#[cfg(test)]
-mod tests;
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -30,16 +28,18 @@ use std::time::Duration;
 use futures::stream::Stream;
 use kvtier_engine::flow::Engine;
 use kvtier_engine::place::PAGE_BYTES;
-use kvtier_engine::port::Clock;
+use kvtier_engine::port::{Clock, Moment};
 use kvtier_identity::space::BLOCK_BYTES_MAX;
 use kvtier_proto::v1;
 use kvtier_proto::v1::kv_tier_server::KvTier;
 use tokio::sync::Semaphore;
-use tonic::{Code, Request, Response, Status, Streaming};
+use tonic::{Request, Response, Status, Streaming};
 
 use client::{Client, ClientTable};
 use measure::Call;
 use readiness::Readiness;
+
+use crate::observe::{Metrics, Operation};
 
 /// Bounds of the service; the engine has its own.
 #[derive(Debug, Clone)]
@@ -67,8 +67,6 @@ pub struct NodeFacts {
     pub index_covered_seq: Arc<dyn Fn() -> u64 + Send + Sync>,
     /// Open connections.
     pub connections: Arc<dyn Fn() -> u64 + Send + Sync>,
-    /// Notes a finished call: its name, how it ended, how long it took.
-    pub called: Arc<dyn Fn(&'static str, Code, Duration) + Send + Sync>,
 }
 
 /// What every call shares.
@@ -77,6 +75,7 @@ pub(crate) struct Node {
     clock: Arc<dyn Clock>,
     clients: Arc<ClientTable>,
     readiness: Arc<Readiness>,
+    metrics: Arc<Metrics>,
     limits: NodeLimits,
     facts: NodeFacts,
     /// Pages of incomplete blocks that may still begin.
@@ -95,6 +94,11 @@ impl Node {
         let pages = u32::try_from(length.div_ceil(PAGE_BYTES)).expect("a block has at most 64 MiB");
         pages.min(self.put_room_pages)
     }
+
+    /// Notes how long a block took from its announcement to its acknowledgement.
+    fn time_put(&self, begun: Moment) {
+        self.metrics.observe(Operation::Put, self.clock.now().since(begun));
+    }
 }
 
 /// The service. Clones share one state.
@@ -103,24 +107,35 @@ pub struct Service {
     node: Arc<Node>,
 }
 
+/// What a service is made of.
+pub struct Parts {
+    /// The engine.
+    pub engine: Engine,
+    /// Its clock.
+    pub clock: Arc<dyn Clock>,
+    /// Moves to draining when a client asks for that.
+    pub readiness: Arc<Readiness>,
+    /// Counts calls and times puts.
+    pub metrics: Arc<Metrics>,
+    /// Bounds.
+    pub limits: NodeLimits,
+    /// For `Status`.
+    pub facts: NodeFacts,
+}
+
 impl Service {
-    /// Serves `engine`.
-    pub fn new(
-        engine: Engine,
-        clock: Arc<dyn Clock>,
-        clients: Arc<ClientTable>,
-        readiness: Arc<Readiness>,
-        limits: NodeLimits,
-        facts: NodeFacts,
-    ) -> Self {
+    /// Serves an engine.
+    pub fn new(parts: Parts) -> Self {
+        let Parts { engine, clock, readiness, metrics, limits, facts } = parts;
         let pages = (limits.put_bytes_in_flight_max / PAGE_BYTES).max(1);
-        let put_room_pages = u32::try_from(pages).unwrap_or(u32::MAX).min(Semaphore::MAX_PERMITS as u32);
+        let put_room_pages = u32::try_from(pages).unwrap_or(u32::MAX).min(u32::MAX >> 3);
         let subscribers = usize::try_from(limits.subscribers_max).unwrap_or(usize::MAX).min(Semaphore::MAX_PERMITS);
         let node = Node {
+            clients: ClientTable::new(engine.clone()),
             engine,
             clock,
-            clients,
             readiness,
+            metrics,
             limits,
             facts,
             put_room: Arc::new(Semaphore::new(put_room_pages as usize)),
@@ -128,6 +143,17 @@ impl Service {
             subscribers: Arc::new(Semaphore::new(subscribers)),
         };
         Self { node: Arc::new(node) }
+    }
+
+    /// Bytes of incomplete blocks now.
+    pub fn put_in_flight_bytes(&self) -> u64 {
+        let free = self.node.put_room.available_permits() as u64;
+        u64::from(self.node.put_room_pages).saturating_sub(free) * PAGE_BYTES
+    }
+
+    /// Subscribers now.
+    pub fn subscribers(&self) -> u64 {
+        self.node.limits.subscribers_max.saturating_sub(self.node.subscribers.available_permits() as u64)
     }
 
     fn client_of<T>(&self, request: &Request<T>) -> Result<Client, Status> {

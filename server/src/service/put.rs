@@ -9,7 +9,9 @@
 //! blocks, or when the client does not read its answers: HTTP/2 flow control then stops the client. A client that goes
 //! away drops the stream, and with it the open block and its slot; blocks that are complete become durable all the same.
 
+use std::pin::pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_stream::stream;
 use futures::stream::{FuturesUnordered, Stream, StreamExt};
@@ -19,9 +21,12 @@ use tonic::{Status, Streaming};
 use super::Node;
 use super::answer;
 use super::intake::{Intake, Step};
+use super::readiness::Stage;
 
 /// Most blocks of one stream that wait to become durable.
 const WAITING_COUNT_MAX: usize = 1024;
+/// When a client whose stream was ended may come back.
+const RETRY: Duration = Duration::from_secs(1);
 
 /// Answers a stream of puts.
 pub(crate) fn answers(
@@ -29,7 +34,8 @@ pub(crate) fn answers(
     incoming: Streaming<v1::PutRequest>,
 ) -> impl Stream<Item = Result<v1::PutResponse, Status>> + Send + 'static {
     stream! {
-        let mut steps = Box::pin(steps(node, incoming));
+        let mut closing = pin!(node.readiness.reached(Stage::Closing));
+        let mut steps = Box::pin(steps(Arc::clone(&node), incoming));
         let mut waiting = FuturesUnordered::new();
         let (mut open, mut failure) = (true, None);
         loop {
@@ -42,6 +48,10 @@ pub(crate) fn answers(
                     Some(Step::Fail(status)) => (open, failure) = (false, Some(status)),
                     None => open = false,
                 },
+                () = &mut closing, if open => {
+                    let told = "the daemon is stopping: put what was not answered again later".to_owned();
+                    (open, failure) = (false, Some(answer::unavailable(told, RETRY)));
+                }
                 else => break,
             }
         }

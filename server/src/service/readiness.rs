@@ -15,6 +15,8 @@ pub enum Stage {
     Serving,
     /// Takes no more puts; the end is near.
     Draining,
+    /// Everything is written; streams that would go on for ever end now.
+    Closing,
 }
 
 impl Stage {
@@ -24,6 +26,7 @@ impl Stage {
             Self::Starting => "starting",
             Self::Serving => "serving",
             Self::Draining => "draining",
+            Self::Closing => "closing",
         }
     }
 }
@@ -56,6 +59,16 @@ impl Readiness {
         self.advance(Stage::Draining);
     }
 
+    /// Endless streams should end.
+    pub fn close(&self) {
+        self.advance(Stage::Closing);
+    }
+
+    /// A receiver of every change.
+    pub fn watch(&self) -> watch::Receiver<Stage> {
+        self.stage.subscribe()
+    }
+
     fn advance(&self, to: Stage) {
         self.stage.send_if_modified(|stage| {
             let forward = *stage < to;
@@ -81,12 +94,12 @@ impl Readiness {
                 let now = *stage.borrow_and_update();
                 match now {
                     Stage::Serving => reporter.set_serving::<KvTierServer<Service>>().await,
-                    Stage::Starting | Stage::Draining => reporter.set_not_serving::<KvTierServer<Service>>().await,
+                    Stage::Starting | Stage::Draining | Stage::Closing => reporter.set_not_serving::<KvTierServer<Service>>().await,
                 }
                 // The empty name stands for the whole server.
                 let whole = match now {
                     Stage::Serving => tonic_health::ServingStatus::Serving,
-                    Stage::Starting | Stage::Draining => tonic_health::ServingStatus::NotServing,
+                    Stage::Starting | Stage::Draining | Stage::Closing => tonic_health::ServingStatus::NotServing,
                 };
                 reporter.set_service_status("", whole).await;
                 if stage.changed().await.is_err() {
