@@ -12,7 +12,7 @@ use proptest::prelude::*;
 use proptest::test_runner::{Config, TestError, TestRunner};
 
 /// Everything that must have happened at least once in a run, or the test tests less than it says.
-const MUST_HAPPEN: [&str; 44] = [
+const MUST_HAPPEN: [&str; 45] = [
     "evicted from host",
     "evicted from nvme",
     "removed corrupt",
@@ -55,6 +55,7 @@ const MUST_HAPPEN: [&str; 44] = [
     "space dropped",
     "restart",
     "fill conflict",
+    "fill of a removed block",
     "filled over a pending put",
     "filled",
 ];

@@ -18,7 +18,7 @@ use tokio::sync::{Notify, watch};
 use tokio_rustls::rustls::ServerConfig;
 use tokio_util::sync::CancellationToken;
 
-use crate::listen::{Accept, Limits, Socket, Sockets, accept, with_tls};
+use crate::listen::{Accept, Limits, Listener, Socket, Sockets, accept, with_tls};
 use crate::observe::Metrics;
 use crate::observe::metrics::CONTENT_TYPE;
 
@@ -50,17 +50,29 @@ pub struct Pages {
     pub readiness: watch::Receiver<Readiness>,
 }
 
-/// Serves the HTTP listener of `sockets` until `stop`; returns at once if there is none.
-pub async fn serve(
+/// Serves the HTTP listener of `sockets` until `stop`; ends at once if there is none.
+pub fn serve(
     sockets: &mut Sockets,
     limits: Limits,
     tls: Option<Arc<ServerConfig>>,
     pages: Pages,
     stop: CancellationToken,
+) -> impl Future<Output = ()> + Send + 'static {
+    let listener = sockets.take_http();
+    async move {
+        if let Some(listener) = listener {
+            serve_listener(listener, limits, tls, pages, stop).await;
+        }
+    }
+}
+
+async fn serve_listener(
+    listener: Listener,
+    limits: Limits,
+    tls: Option<Arc<ServerConfig>>,
+    pages: Pages,
+    stop: CancellationToken,
 ) {
-    let Some(listener) = sockets.take_http() else {
-        return;
-    };
     let metrics = pages.metrics.clone();
     let settings = Accept { waiting_max: limits.waiting_max, freed: Arc::new(Notify::new()), metrics };
     let router = router(pages);

@@ -2,7 +2,7 @@
 //!
 //! It is *not* where anything is decided about blocks (the engine), and the only crate that names concrete tiers.
 //!
-//! Reading order: [`command`], [`config`], [`home`], [`daemon`], [`assemble`], [`runtime`], [`listen`], [`service`], [`http`],
+//! Reading order: [`command`], [`config`], [`home`], [`ground`], [`daemon`], [`assemble`], [`runtime`], [`listen`], [`service`], [`http`],
 //! [`observe`], [`snapshot`], [`process`].
 #![forbid(unsafe_code)]
 
@@ -10,6 +10,7 @@ pub mod assemble;
 pub mod command;
 pub mod config;
 pub mod daemon;
+pub mod ground;
 pub mod home;
 pub mod http;
 pub mod listen;

@@ -16,6 +16,6 @@ fn main() -> ExitCode {
             let _ = std::io::stderr().write_all(err.as_bytes());
             ExitCode::from(code)
         }
-        Next::Serve(config) => kvtierd::daemon::run(&config),
+        Next::Serve(config) => kvtierd::daemon::run(*config),
     }
 }

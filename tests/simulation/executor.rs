@@ -25,6 +25,8 @@ pub(crate) struct Executor {
     next_id: u64,
     /// Hash of every poll: name, task, outcome.
     pub(crate) history: u64,
+    /// The task polled last, for reports.
+    pub(crate) last: &'static str,
 }
 
 /// The engine's Spawn port.
@@ -66,6 +68,7 @@ impl Executor {
             local_arrivals: LocalSpawn::default(),
             next_id: 0,
             history: 0xcbf2_9ce4_8422_2325,
+            last: "",
         }
     }
 
@@ -126,6 +129,7 @@ impl Executor {
         let (name, mut task) = self.tasks.remove(&id).expect("ready tasks are kept to those that run");
         let waker = Waker::from(Arc::new(Ready { id, ready: Arc::clone(&self.ready) }));
         let done = task.as_mut().poll(&mut Context::from_waker(&waker)).is_ready();
+        self.last = name;
         self.note(id);
         name.bytes().for_each(|byte| self.note(u64::from(byte)));
         self.note(u64::from(done));

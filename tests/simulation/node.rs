@@ -112,7 +112,12 @@ impl Boot {
         };
         let source = DeviceSource { path: DISK.into(), disk: self.disk, presence: Arc::new(AlwaysPresent) };
         let tier = NvmeTier::open(&settings, NodeId([7; 16]), vec![source], ports).await.map_err(|error| text(&error))?;
-        let wal = Settings { segment_bytes_max: 64 << 10, log_id: 0x5eed, ..Settings::default() };
+        let wal = Settings {
+            segment_bytes_max: 64 << 10,
+            group_commit_bytes_max: 64 << 10,
+            log_id: 0x5eed,
+            ..Settings::default()
+        };
         let opened = Wal::open(self.folder, self.clock.clone(), wal, self.index.applied()).await;
         let (wal, writer, _) = opened.map_err(|error| text(&error))?;
         self.local.spawn("wal", writer.run());

@@ -15,7 +15,7 @@ use crate::log::Log;
 /// How long a daemon may take to serve, or to end, on a busy machine.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 /// What the daemon logs once it serves.
-const SERVING: &str = "serving on";
+const SERVING: &str = "listening";
 /// Where it says how it can be reached.
 pub const LISTENING: &str = "LISTENING";
 

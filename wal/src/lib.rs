@@ -87,8 +87,8 @@
 //! leaves: they are cut off and counted. They are damage, and the log does not open, when something proves that
 //! the records there had been durable: a sound frame behind them whose `group seq` is larger than theirs, a later segment,
 //! or the index covering them. A sound frame behind them of the *same* group proves nothing: the disk may write
-//! the pages of one unsynced group in any order. A file of at most 80 bytes without a sound header, the newest in the folder,
-//! was never begun.
+//! the pages of one unsynced group in any order. A file of at most 80 bytes without a sound header was
+//! never begun: if it had been, the next segment would name it.
 //!
 //! # Example
 //!

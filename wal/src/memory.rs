@@ -207,9 +207,9 @@ impl Journal for MemoryJournal {
             return Box::pin(std::future::ready(answer));
         }
         let (_, receiver) = inner.durable.enroll(seq);
-        Box::pin(async move {
-            receiver.await.unwrap_or_else(|_| Err(JournalError::Poisoned("the journal is gone".into())))
-        })
+        Box::pin(
+            async move { receiver.await.unwrap_or_else(|_| Err(JournalError::Poisoned("the journal is gone".into()))) },
+        )
     }
 
     fn read(&self, after: u64, count_max: usize) -> BoxFuture<Result<Vec<(Position, Record)>, ReadRefused>> {

@@ -1,4 +1,7 @@
-//! Opening a log: survey, cut the torn tail, and begin the next epoch.
+//! Opening a log: survey, cut the torn tail, begin the next epoch's segment.
+//!
+//! A crash at any step is harmless: the survey changes nothing, cutting twice is cutting once, and a segment that was
+//! begun and not used is an empty one, whose numbers the next opening skips.
 
 use std::io;
 use std::rc::Rc;
@@ -10,6 +13,7 @@ use kvtier_engine::port::{Clock, Moment, Record};
 
 use crate::codec::record_bytes_in_memory;
 use crate::error::{During, WalError};
+use crate::failure::Failure;
 use crate::journal::Wal;
 use crate::segment::file_name;
 use crate::settings::{EPOCH_SKIP, Settings};
@@ -45,8 +49,8 @@ impl Wal {
     /// Opens the log in `folder`, or makes a new one. The index covers `covered_seq` (0: nothing).
     ///
     /// Returns the handle, the writer that somebody has to drive on this thread, and what was found. Records can be
-    /// appended at once; a full disk does not keep a log from opening. Only the torn tail is changed on disk; after an
-    /// error nothing was. One process at a time: the folder's lock is the caller's.
+    /// appended at once; a full disk does not keep a log from opening, only suspends it. On disk the torn tail is cut and a
+    /// segment begun; a log that is refused as damaged or unsupported is not touched. One process at a time: the folder's lock is the caller's.
     pub async fn open(
         folder: Rc<dyn Folder>,
         clock: Arc<dyn Clock>,
@@ -66,7 +70,9 @@ impl Wal {
             return Err(survey.damage.swap_remove(0).into());
         }
         settle_tail(folder.as_ref(), &survey).await?;
-        Ok(start(folder, clock, settings, covered_seq, survey))
+        let (wal, mut writer, recovered) = start(folder, clock, settings, covered_seq, survey);
+        begin(&mut writer, &recovered).await?;
+        Ok((wal, writer, recovered))
     }
 }
 
@@ -98,6 +104,30 @@ async fn settle_tail(folder: &dyn Folder, survey: &Survey) -> Result<(), WalErro
     file.sync().await.during("syncing", &name)
 }
 
+/// Makes the new epoch's segment durable before any number of it can be given out: numbers that a process lost are then
+/// always below what the next one sees. Without room for it the journal begins suspended.
+async fn begin(writer: &mut Writer, recovered: &Recovered) -> Result<(), WalError> {
+    match writer.begin_segment(recovered.reset_seq, recovered.epoch).await {
+        Ok(()) => {
+            let reset = Record::Reset { epoch: recovered.epoch, reason: "restart".into() };
+            let bytes = record_bytes_in_memory(&reset);
+            let shared = &writer.shared;
+            let mut state = shared.lock();
+            state.epoch = recovered.epoch;
+            let queued = state.append(vec![reset], bytes, shared.clock.now(), &shared.settings);
+            queued.map(drop).map_err(|overflow| WalError::Thread(overflow.refused.to_string()))
+        }
+        Err(Failure::Full(reason)) => {
+            writer.shared.lock().suspend(recovered.reset_seq, &reason).tell();
+            writer.back_off(&reason);
+            Ok(())
+        }
+        Err(Failure::Unknown(reason)) => {
+            Err(WalError::Io { action: "beginning a segment".into(), source: io::Error::other(reason) })
+        }
+    }
+}
+
 fn start(
     folder: Rc<dyn Folder>,
     clock: Arc<dyn Clock>,
@@ -109,10 +139,8 @@ fn start(
     let seen = survey.seen_seq.max(last_seq);
     // An empty log begins with 1. Any other goes on beyond every number that the dead process can have given out.
     let reset_seq = if seen == 0 { 1 } else { seen + 1 + EPOCH_SKIP };
-    let epoch = survey.seen_epoch + 1;
-    let table = Table::from_found(&survey.segments);
     let recovered = Recovered {
-        epoch,
+        epoch: survey.seen_epoch + 1,
         reset_seq,
         last_seq,
         tail_record_count: survey.record_count,
@@ -120,11 +148,9 @@ fn start(
         segment_count: survey.segments.len(),
         bytes: survey.segments.iter().map(|segment: &Found| segment.file_bytes).sum(),
     };
-    let mut state = State::new(&settings, table, last_seq, reset_seq, epoch);
+    let table = Table::from_found(&survey.segments);
+    let mut state = State::new(&settings, table, last_seq, reset_seq, survey.seen_epoch);
     state.covered_seq = covered_seq;
-    let reset = Record::Reset { epoch, reason: "restart".into() };
-    let bytes = record_bytes_in_memory(&reset);
-    state.append(vec![reset], bytes, clock.now(), &settings).expect("an open journal with an empty queue takes it");
     let retry_pause = Duration::from_millis(settings.retry_ms_min);
     let log_id = survey.log_id.unwrap_or(settings.log_id);
     let shared = Arc::new(Shared::new(state, settings, clock));

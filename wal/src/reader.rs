@@ -90,8 +90,7 @@ impl Reader {
     ) -> Result<u64, Unread> {
         let name = file_name(place.header.first_seq);
         let file = self.file(place.header.first_seq, &name).await?;
-        let mut cursor =
-            FrameCursor::new(file.as_ref(), place.header.frame_seed(), place.offset, place.seq, place.end);
+        let mut cursor = FrameCursor::new(file.as_ref(), place.header.frame_seed(), place.offset, place.seq, place.end);
         let mut reached = after;
         let mut marks = Vec::new();
         while records.len() < count_max {

@@ -22,8 +22,7 @@ impl Writer {
         };
         let created_unix_ms = self.shared.clock.unix_ms();
         let log_id = self.log_id;
-        let header =
-            SegmentHeader { first_seq, epoch, log_id, previous_first_seq, previous_last_seq, created_unix_ms };
+        let header = SegmentHeader { first_seq, epoch, log_id, previous_first_seq, previous_last_seq, created_unix_ms };
         let file = self.create(&header).await?;
         let (seed, bytes) = (header.frame_seed(), SEGMENT_HEADER_BYTES as u64);
         self.shared.lock().table.push(header.clone());
@@ -57,9 +56,7 @@ impl Writer {
 
     async fn remove(&self, name: &str) -> Result<(), Failure> {
         match self.folder.remove(name).await {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                Err(Failure::of_write("removing", name, &error))
-            }
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(Failure::of_write("removing", name, &error)),
             _ => Ok(()),
         }
     }
@@ -160,7 +157,8 @@ impl Writer {
                 return false;
             }
             if let Err(error) = self.folder.sync().await {
-                let (Failure::Unknown(reason) | Failure::Full(reason)) = Failure::of_sync("the journal's folder", &error);
+                let (Failure::Unknown(reason) | Failure::Full(reason)) =
+                    Failure::of_sync("the journal's folder", &error);
                 self.poison(&reason);
                 return false;
             }

@@ -131,7 +131,6 @@ impl Survey {
 
     async fn read_header(&mut self, folder: &dyn Folder, index: usize) -> Result<(), WalError> {
         let (seq, bytes) = self.names[index];
-        let last = index + 1 == self.names.len();
         let name = file_name(seq);
         let file = folder.open(&name).await.during("opening", &name)?;
         let read = file.read_at(0, SEGMENT_HEADER_BYTES).await.during("reading", &name)?;
@@ -142,7 +141,8 @@ impl Survey {
                 self.unsupported.get_or_insert((name, explanation));
                 return Ok(());
             }
-            Err(_) if bytes <= SEGMENT_HEADER_BYTES as u64 && last => {
+            // Were it more than a stub, the next segment would name it as the one before.
+            Err(_) if bytes <= SEGMENT_HEADER_BYTES as u64 => {
                 self.stillborn.push((name, bytes));
                 return Ok(());
             }

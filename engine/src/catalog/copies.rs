@@ -156,7 +156,8 @@ impl Catalog {
     pub(super) fn vanish(&mut self, now: Moment, index: u32, cause: RemovalCause, level: Level) {
         let entry = self.blocks.get(index);
         self.history.note_removed(now, entry.mark(), cause, level);
-        if let Some(removed) = &mut self.removed_in_fill {
+        // An evicted host copy says nothing against an NVMe copy that the index may still bring.
+        if let Some(removed) = self.removed_in_fill.as_mut().filter(|_| cause != RemovalCause::Evicted) {
             removed.insert(entry.mark());
         }
         let sum = self.spaces.get_mut(&entry.space).expect("the space of a visible block is counted");

@@ -341,10 +341,11 @@ pub struct LoadDone {
 pub enum Fill {
     /// The block is resident on NVMe now.
     Added(BlockIndex),
-    /// Its NVMe copy is known already, or it was removed since recovery began: nothing changed.
+    /// Its NVMe copy is known already: nothing changed.
     Known,
-    /// The entry cannot be true: its slot overlaps another's or a quarantined one, lies outside the device, does not
-    /// hold its length, disagrees with a host copy, or the block would be its own ancestor. The NVMe copy is a miss.
+    /// The entry does not hold, and this says why: its slot overlaps another's or a quarantined one, lies outside the
+    /// device, or is too small; the host has other bytes under the key; the block would be its own ancestor; it was
+    /// removed since recovery began. The NVMe copy is a miss, and nobody owns its slot: journal its removal.
     Conflict(&'static str),
 }
 

@@ -22,11 +22,12 @@ impl Catalog {
         self.removed_in_fill = Some(NumberSet::default());
     }
 
-    /// Takes one entry of the index over. Any order; the same entry twice does no harm.
+    /// Takes one entry of the index over. Any order; the same entry twice does no harm. After a conflict nothing owns
+    /// the entry's slot: the caller journals the removal, so that the index forgets it too.
     pub fn fill(&mut self, block: BlockId, entry: &IndexEntry) -> Fill {
         let removed = self.removed_in_fill.as_ref().expect("recovery has begun");
         if removed.contains(&(block.0 as u64)) {
-            return Fill::Known;
+            return Fill::Conflict("the block was removed since recovery began");
         }
         let mut found = self.blocks.find(block);
         if let Some(index) = found {

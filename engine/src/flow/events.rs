@@ -104,10 +104,10 @@ impl Subscription {
     }
 
     fn reset(&mut self, reason: String) -> Vec<Event> {
-        let status = self.shared.ports.journal.status();
-        self.position = Position { epoch: status.epoch, seq: status.durable_seq };
-        self.state = State::Snapshot(0);
         let core = self.shared.lock();
+        let status = self.shared.ports.journal.status();
+        self.position = Position { epoch: status.epoch, seq: core.stores.settled_seq(status.durable_seq) };
+        self.state = State::Snapshot(0);
         let opened = core.spaces.iter().filter(|space| self.wants(&space.record.digest));
         let opened =
             opened.map(|space| Event::SpaceOpened { space: space.record.digest, name: space.record.name.clone() });

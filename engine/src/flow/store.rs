@@ -33,6 +33,8 @@ pub(crate) struct StoreQueue {
     in_flight: usize,
     waiters: BTreeMap<BlockId, Vec<oneshot::Sender<Result<(), Decline>>>>,
     idle: Vec<oneshot::Sender<()>>,
+    /// First sequence number of every batch of commit records whose blocks do not count as durable yet.
+    commits: BTreeSet<u64>,
     /// Every device is poisoned or gone: nothing more is stored.
     pub(crate) down: bool,
 }
@@ -75,6 +77,12 @@ impl StoreQueue {
         let (sender, receiver) = oneshot::channel();
         self.idle.push(sender);
         Some(receiver)
+    }
+
+    /// Everything the log says up to this position is in the catalog, if it is durable: commit records are appended
+    /// before their blocks become visible.
+    pub(crate) fn settled_seq(&self, durable_seq: u64) -> u64 {
+        self.commits.first().map_or(durable_seq, |first| durable_seq.min(first - 1))
     }
 
     fn take_batch(&mut self, bytes_max: u64) -> Vec<Ticket> {
@@ -196,7 +204,7 @@ impl Shared {
     /// Journals the commit records and waits until they are durable.
     async fn commit(&self, written: &[&Ticket]) -> Commit {
         let appended = {
-            let core = self.lock();
+            let mut core = self.lock();
             // A block that was deleted meanwhile stays deleted: its slot is freed without ever having been journaled.
             let alive = written.iter().filter(|ticket| !core.catalog.is_doomed(ticket.index));
             let records: Vec<Record> =
@@ -204,12 +212,16 @@ impl Shared {
             if records.is_empty() {
                 return Commit::Nothing;
             }
-            self.ports.journal.append(records)
+            let count = records.len() as u64;
+            let Ok(last) = self.ports.journal.append(records) else { return Commit::Refused };
+            let first = last.seq + 1 - count;
+            core.stores.commits.insert(first);
+            (first, last.seq)
         };
-        let Ok(position) = appended else { return Commit::Refused };
-        match self.ports.journal.durable(position.seq).await {
-            Ok(()) => Commit::Durable,
-            Err(_) => Commit::Unknown,
+        let (first, last) = appended;
+        match self.ports.journal.durable(last).await {
+            Ok(()) => Commit::Durable { first },
+            Err(_) => Commit::Unknown { first },
         }
     }
 
@@ -221,6 +233,9 @@ impl Shared {
         committed: Commit,
     ) {
         let mut core = self.lock();
+        if let Commit::Durable { first } | Commit::Unknown { first } = committed {
+            core.stores.commits.remove(&first);
+        }
         core.stores.in_flight -= batch.len();
         for (ticket, outcome) in batch.into_iter().zip(outcomes) {
             let result = verdict(outcome, synced, committed);
@@ -228,7 +243,7 @@ impl Shared {
                 self.meter.nvme.stores.add(1);
             }
             let mut records = core.catalog.finish_store(self.now(), ticket.index, result.is_ok());
-            if result.is_err() && committed == Commit::Unknown && *outcome == StoreOutcome::Written {
+            if result.is_err() && matches!(committed, Commit::Unknown { .. }) && *outcome == StoreOutcome::Written {
                 // The commit record may be on disk although the slot is free again: take it back.
                 let cause = RemovalCause::TierDown;
                 let tier = crate::place::TierKind::Nvme;
@@ -263,14 +278,14 @@ impl Shared {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Commit {
     Nothing,
-    Durable,
+    Durable { first: u64 },
     Refused,
-    Unknown,
+    Unknown { first: u64 },
 }
 
 fn verdict(outcome: &StoreOutcome, synced: &Result<(), TierError>, committed: Commit) -> Result<(), Decline> {
     match (outcome, synced, committed) {
-        (StoreOutcome::Written, Ok(()), Commit::Durable) => Ok(()),
+        (StoreOutcome::Written, Ok(()), Commit::Durable { .. }) => Ok(()),
         (StoreOutcome::Written, Ok(()), _) => Err(Decline::JournalUnavailable),
         (StoreOutcome::Failed(TierError::Busy), _, _) => Err(Decline::Busy),
         _ => Err(Decline::NvmeUnavailable),

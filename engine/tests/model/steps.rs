@@ -581,11 +581,12 @@ impl World {
         };
         let model = self.blocks[number as usize].clone();
         match self.catalog.fill(id(number), &entry) {
-            Fill::Known => assert!(model.nvme.is_some() || self.removed_in_fill.contains(&number)),
+            Fill::Known => assert!(model.nvme.is_some()),
             Fill::Conflict(problem) => {
-                assert!(model.host.is_some_and(|tag| tag != entry.crc), "{problem}");
+                let removed = self.removed_in_fill.contains(&number);
+                assert!(removed || model.host.is_some_and(|tag| tag != entry.crc), "{problem}");
                 self.index.remove(&number);
-                self.coverage.note("fill conflict");
+                self.coverage.note(if removed { "fill of a removed block" } else { "fill conflict" });
             }
             Fill::Added(index) => {
                 assert!(model.nvme.is_none() && !self.removed_in_fill.contains(&number));

@@ -298,9 +298,9 @@ impl World {
         }
         if tier == TierKind::Nvme {
             self.index.remove(&number);
-            if self.to_fill.is_some() {
-                self.removed_in_fill.insert(number);
-            }
+        }
+        if self.to_fill.is_some() && cause != RemovalCause::Evicted {
+            self.removed_in_fill.insert(number);
         }
         if !self.blocks[number as usize].visible() {
             self.vanish(number, index);
@@ -311,9 +311,6 @@ impl World {
     fn vanish(&mut self, number: u32, index: BlockIndex) {
         if self.held(index) {
             self.coverage.note("doomed while held");
-        }
-        if self.to_fill.is_some() {
-            self.removed_in_fill.insert(number);
         }
         for flight in self.loads.iter_mut().chain(&mut self.stores).filter(|flight| flight.index == index) {
             flight.doomed = true;

@@ -346,6 +346,14 @@ fn the_document_of_settings_is_up_to_date() {
 }
 
 #[test]
+fn the_configuration_that_comes_with_the_systemd_unit_is_good() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/kvtier.toml");
+    let sources = Sources { file: Some(path), ..Sources::default() };
+    let config = Config::load(&sources, true, &machine()).unwrap();
+    assert_eq!(config.data_directory, Path::new("/var/lib/kvtier"));
+}
+
+#[test]
 fn no_literal_makes_a_kind_panic() {
     let texts = ["", " ", "%", "-", "1", "9".repeat(60).as_str(), "1.1.1", "off", "é", "1e400%", "\u{0}", "::1", ","]
         .map(str::to_owned);

@@ -43,8 +43,7 @@ pub(crate) use accept::{Accept, accept};
 pub use connection::{ClientIdentity, Connection, ConnectionId, ConnectionLife, Endpoint, Peer};
 pub use seat::Seats;
 pub use socket::ListenError;
-use socket::Listener;
-pub(crate) use socket::Socket;
+pub(crate) use socket::{Listener, Socket};
 use tls::ServerTls;
 pub(crate) use waiting::with_tls;
 

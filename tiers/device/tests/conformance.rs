@@ -168,7 +168,7 @@ fn the_suites_notice_every_kind_of_fault() {
         ("failed write", Faults { write_error_one_in: 50, ..honest() }),
         ("full disk", Faults { disk_full_one_in: 50, ..honest() }),
         ("lost sync", Faults { lost_sync_one_in: 1, ..honest() }),
-        ("failed sync", Faults { sync_error_one_in: 50, ..honest() }),
+        ("failed sync", Faults { sync_error_one_in: 5, ..honest() }),
     ];
     for (name, faults) in lies {
         let outcome = std::panic::catch_unwind(|| check_disk(|| SimStand::new(faults.clone(), 4096)));

@@ -211,8 +211,6 @@ pub struct DeviceCounters {
     pub scrubs_verified: u64,
     /// Blocks verified in place and found wrong.
     pub scrubs_corrupt: u64,
-    /// Transfers handed to the disk; less than blocks where neighbours were merged.
-    pub transfers: u64,
     /// Syncs done; less than asked for where they were shared.
     pub syncs: u64,
     /// How often the breaker opened.
@@ -225,7 +223,6 @@ pub(crate) struct Counts {
     loads: [AtomicU64; 3],
     stores: [AtomicU64; 3],
     scrubs: [AtomicU64; 3],
-    pub(crate) transfers: AtomicU64,
     pub(crate) syncs: AtomicU64,
 }
 
@@ -258,7 +255,6 @@ impl Counts {
             stores_failed: get(&self.stores[2]),
             scrubs_verified: get(&self.scrubs[0]),
             scrubs_corrupt: get(&self.scrubs[1]),
-            transfers: get(&self.transfers),
             syncs: get(&self.syncs),
             breaker_opened,
         }

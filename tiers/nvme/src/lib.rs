@@ -37,19 +37,20 @@
 //! | fault | outcome | device |
 //! |---|---|---|
 //! | flipped bit, torn, lost, misdirected or swapped write, stale slot, zeroed sector | `Corrupt(reason)` | counted; many of them open the breaker |
-//! | read error | `Failed(Io)`; its neighbours in a merged transfer are read again alone | counted |
+//! | read error | `Failed(Io)` | counted |
 //! | breaker open | `Failed(Io)` at once, loads and stores | `Tripped`; probed until it reads again |
 //! | sync failed | `Poisoned`, for good | `Poisoned`: loads only |
 //! | file deleted, replaced or truncated | stores and syncs `Poisoned`; loads as before | `Poisoned` |
 //! | queue full | `Failed(Busy)` | |
 //!
-//! Reading order: [`settings`], [`layout`], [`superblock`], [`open`], `transfer`, `store`, `load`, `check`, `sync`,
+//! Reading order: [`settings`], [`layout`], [`superblock`], [`open`], `chunk`, `store`, `load`, `check`, `sync`,
 //! `breaker`, `probe`, `verify`; [`conformance`] and [`fake`] for tests.
 #![forbid(unsafe_code)]
 
 mod answers;
 mod breaker;
 pub mod check;
+mod chunk;
 pub mod conformance;
 mod device;
 pub mod fake;
@@ -67,12 +68,11 @@ mod store;
 pub mod superblock;
 mod sync;
 pub mod tier;
-mod transfer;
 mod verify;
 
 pub use device::DeviceCounters;
-pub use open::{DeviceSource, OpenError, Refusal};
-pub use presence::{AlwaysPresent, Presence, SameFile};
+pub use open::{DeviceSource, OpenError, Refusal, bytes_to_create};
+pub use presence::{AlwaysPresent, Presence};
 pub use scratch::scratch_bytes;
 pub use settings::{NvmeSettings, Problem};
 pub use superblock::{NodeId, Superblock, SuperblockError};

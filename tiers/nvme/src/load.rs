@@ -1,11 +1,10 @@
 //! Reading blocks into host memory and verifying them.
 //!
-//! All transfers are handed to the disk before [`start`] returns, chunk by chunk. A task of its own awaits the chunks
+//! All blocks are handed to the disk before [`start`] returns, chunk by chunk. A task of its own awaits the chunks
 //! in order and verifies each on the runtime's threads, never on the device's, while later chunks are still being
 //! read. The task runs to its end whoever drops the returned future; host slots belong to it until then.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use kvtier_device::{DiskError, Priority};
 use kvtier_engine::place::slot_bytes;
@@ -13,16 +12,16 @@ use kvtier_engine::port::{BoxFuture, Load, LoadOutcome, TierError};
 
 use crate::answers::{Answers, Placed, give_way};
 use crate::check::{check_block, reason};
+use crate::chunk::{Piece, cut};
 use crate::device::Device;
 use crate::layout::check_slot;
 use crate::probe;
 use crate::shared::{Shared, split_by_device};
-use crate::transfer::{Piece, Transfer, Way, plan};
 
 /// A block to be read, with its place in the batch.
 type Wanted = (usize, Load);
-/// Transfers at the device and their results to come.
-type Chunk = (Vec<Transfer<Wanted>>, BoxFuture<Vec<Result<(), DiskError>>>);
+/// Blocks at the device and their results to come.
+type Chunk = (Vec<Piece<Wanted>>, BoxFuture<Vec<Result<(), DiskError>>>);
 
 /// Starts the whole batch.
 pub(crate) fn start(shared: &Arc<Shared>, batch: Vec<Load>) -> BoxFuture<Vec<LoadOutcome>> {
@@ -62,11 +61,11 @@ fn start_on(shared: &Arc<Shared>, device: &Arc<Device>, loads: Vec<Wanted>, answ
     if pieces.is_empty() {
         return;
     }
-    let chunks: Vec<Chunk> = plan(pieces, shared.coalesce_bytes)
+    let chunks: Vec<Chunk> = cut(pieces)
         .into_iter()
-        .map(|transfers| {
-            let results = submit(device, &transfers);
-            (transfers, results)
+        .map(|chunk| {
+            let results = device.disk.submit(chunk.iter().map(Piece::read).collect(), Priority::Load);
+            (chunk, results)
         })
         .collect();
     let (sender, shared_, device) = (answers.expect(), shared.clone(), device.clone());
@@ -92,49 +91,17 @@ fn piece(shared: &Shared, device: &Device, place: usize, load: Load) -> Result<P
     Ok(Piece { offset: load.from.offset, bytes, region: shared.memory.region(load.into), tag: (place, load) })
 }
 
-fn submit(device: &Device, transfers: &[Transfer<Wanted>]) -> BoxFuture<Vec<Result<(), DiskError>>> {
-    device.counts.transfers.fetch_add(transfers.len() as u64, Ordering::Relaxed);
-    let batch = transfers.iter().map(|transfer| transfer.operation(Way::FromDevice)).collect();
-    device.disk.submit(batch, Priority::Load)
-}
-
 async fn finish(shared: &Arc<Shared>, device: &Arc<Device>, chunks: Vec<Chunk>) -> Placed<LoadOutcome> {
     let mut outcomes = Vec::new();
-    for (transfers, results) in chunks {
+    for (chunk, results) in chunks {
         let mut results = results.await.into_iter();
-        let mut again = Vec::new();
-        for transfer in transfers {
-            match results.next().unwrap_or(Err(DiskError::Closed)) {
-                // One bad sector must not take its neighbours along.
-                Err(DiskError::Io(_)) if transfer.pieces.len() > 1 => again.extend(transfer.pieces),
-                result => {
-                    outcomes
-                        .extend(transfer.pieces.iter().map(|piece| conclude(shared, device, piece, result.clone())));
-                }
-            }
+        for piece in &chunk {
+            let result = results.next().unwrap_or(Err(DiskError::Closed));
+            outcomes.push(conclude(shared, device, piece, result));
         }
-        read_alone(shared, device, again, &mut outcomes).await;
         give_way().await;
     }
     outcomes
-}
-
-async fn read_alone(
-    shared: &Arc<Shared>,
-    device: &Arc<Device>,
-    pieces: Vec<Piece<Wanted>>,
-    outcomes: &mut Placed<LoadOutcome>,
-) {
-    if pieces.is_empty() {
-        return;
-    }
-    device.counts.transfers.fetch_add(pieces.len() as u64, Ordering::Relaxed);
-    let batch = pieces.iter().map(|piece| piece.operation(Way::FromDevice)).collect();
-    let mut results = device.disk.submit(batch, Priority::Load).await.into_iter();
-    for piece in pieces {
-        let result = results.next().unwrap_or(Err(DiskError::Closed));
-        outcomes.push(conclude(shared, device, &piece, result));
-    }
 }
 
 fn conclude(

@@ -5,7 +5,10 @@
 //! other). Nothing else is ever written before the superblock has been found to be this node's. Formatting destroys no
 //! truth: blocks are found through the index alone and verified by their headers.
 
-use std::path::PathBuf;
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use kvtier_device::{Disk, DiskBuffer, DiskError, DiskOp, Priority};
@@ -118,6 +121,28 @@ impl Refusal {
 
 fn list(problems: &[Problem]) -> String {
     problems.iter().map(Problem::to_string).collect::<Vec<_>>().join("; ")
+}
+
+/// The size with which the disk at `path` is to be opened, for devices that create and grow files: `Some(bytes)` for a
+/// file that is missing or whose creation was interrupted, `None` (as it is) for one that holds anything and for a
+/// block device. So a file that was truncated is refused by [`crate::NvmeTier::open`] rather than grown again. Blocks.
+pub fn bytes_to_create(path: &Path, bytes: u64) -> io::Result<Option<u64>> {
+    let file = match File::open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Some(bytes)),
+        Err(error) => return Err(error),
+    };
+    if !file.metadata()?.is_file() {
+        return Ok(None);
+    }
+    for at in SUPERBLOCK_OFFSETS {
+        let mut page = [0; PAGE];
+        let got = file.read_at(&mut page, at)?;
+        if page[..got].iter().any(|&byte| byte != 0) {
+            return Ok(None);
+        }
+    }
+    Ok(Some(bytes))
 }
 
 /// What to do with a file, from its two superblock pages.

@@ -10,7 +10,7 @@ use kvtier_device::DiskBuffer;
 use kvtier_engine::place::{PAGE_BYTES, Slot};
 use kvtier_engine::port::Memory;
 
-use crate::transfer::part;
+use crate::chunk::part;
 
 /// Payload bytes of a lane: the most that is read at once.
 pub(crate) const LANE_PAYLOAD_BYTES: u32 = 1 << 20;

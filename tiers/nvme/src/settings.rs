@@ -49,8 +49,6 @@ pub struct NvmeSettings {
     /// Loads, and as many stores again, that one device may have under way or waiting; the rest of a batch is answered
     /// `Busy`. Default 8192, 1 to 65536.
     pub queue_ops: u32,
-    /// Largest transfer that neighbouring slots are merged into, in bytes. Default 1 MiB, 0 (never merge) to 64 MiB.
-    pub coalesce_bytes: u32,
     /// Failed or corrupt reads of one device within `breaker_window` that open its breaker. Default 32, 1 to 10000.
     /// Too low: a few bad sectors take the device away for a while. Too high: a dying device slows every load.
     pub breaker_errors: u32,
@@ -72,7 +70,6 @@ impl Default for NvmeSettings {
             extent_bytes: 64 << 20,
             queue_depth: 64,
             queue_ops: 8192,
-            coalesce_bytes: 1 << 20,
             breaker_errors: 32,
             breaker_window: Duration::from_secs(10),
             breaker_pause: Duration::from_secs(1),
@@ -96,7 +93,6 @@ impl NvmeSettings {
         let ms = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
         bound("queue_depth", self.queue_depth.into(), 1, 4096, "");
         bound("queue_ops", self.queue_ops.into(), 1, 65536, "");
-        bound("coalesce_bytes", self.coalesce_bytes.into(), 0, 64 << 20, "");
         bound("breaker_errors", self.breaker_errors.into(), 1, 10_000, "");
         bound("breaker_window", ms(self.breaker_window), 100, 3_600_000, " ms");
         bound("breaker_pause", ms(self.breaker_pause), 10, 600_000, " ms");
@@ -156,7 +152,6 @@ mod tests {
             extent_bytes: 1,
             queue_depth: 0,
             queue_ops: 70_000,
-            coalesce_bytes: u32::MAX,
             breaker_errors: 0,
             breaker_window: Duration::ZERO,
             breaker_pause: Duration::MAX,
@@ -172,7 +167,6 @@ mod tests {
             "bytes",
             "queue_depth",
             "queue_ops",
-            "coalesce_bytes",
             "breaker_errors",
             "breaker_window",
             "breaker_pause",

@@ -12,7 +12,6 @@ pub(crate) struct Shared {
     pub(crate) memory: Arc<dyn Memory>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) spawn: Arc<dyn Spawn>,
-    pub(crate) coalesce_bytes: u32,
     pub(crate) breaker_pause: Duration,
 }
 

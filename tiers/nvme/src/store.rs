@@ -9,7 +9,6 @@
 //! names: a miss.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use kvtier_device::{DiskError, Priority};
 use kvtier_engine::place::{PAGE_BYTES, slot_bytes};
@@ -17,10 +16,10 @@ use kvtier_engine::port::{BoxFuture, Memory, Store, StoreOutcome, TierError};
 
 use crate::answers::{Answers, Placed, give_way};
 use crate::check::reason;
+use crate::chunk::{Piece, cut};
 use crate::device::Device;
 use crate::layout::check_slot;
 use crate::shared::{Shared, split_by_device};
-use crate::transfer::{Piece, Transfer, Way, plan};
 
 /// A block to be written, with its place in the batch.
 type Given = (usize, Store);
@@ -90,49 +89,32 @@ fn piece(shared: &Shared, device: &Device, place: usize, store: Store) -> Result
 async fn write_all(shared: &Shared, device: &Device, pieces: Vec<Piece<Given>>) -> Placed<StoreOutcome> {
     let mut outcomes = Vec::with_capacity(pieces.len());
     let mut at_device = Vec::new();
-    for chunk in plan(pieces, shared.coalesce_bytes) {
-        for transfers in prepare(shared, chunk, &mut outcomes) {
-            device.counts.transfers.fetch_add(transfers.len() as u64, Ordering::Relaxed);
-            let batch = transfers.iter().map(|transfer| transfer.operation(Way::ToDevice)).collect();
-            at_device.push((device.disk.submit(batch, Priority::Store), transfers));
-        }
-        give_way().await;
-    }
-    for (results, transfers) in at_device {
-        let mut results = results.await.into_iter();
-        for transfer in transfers {
-            let outcome = match results.next().unwrap_or(Err(DiskError::Closed)) {
-                Ok(()) => StoreOutcome::Written,
-                Err(error) => StoreOutcome::Failed(device.explain(error)),
-            };
-            outcomes.extend(transfer.pieces.iter().map(|piece| (piece.tag.0, outcome.clone())));
-        }
-    }
-    outcomes
-}
-
-/// Completes the pages of a chunk. Blocks that are no longer what was committed drop out, and the rest is merged anew.
-fn prepare(
-    shared: &Shared,
-    chunk: Vec<Transfer<Given>>,
-    outcomes: &mut Placed<StoreOutcome>,
-) -> Vec<Vec<Transfer<Given>>> {
-    let pieces = chunk.iter().flat_map(|transfer| &transfer.pieces);
-    let sound: Vec<bool> = pieces.map(|piece| complete(&*shared.memory, &piece.tag.1)).collect();
-    if sound.iter().all(|&sound| sound) {
-        return vec![chunk];
-    }
-    let mut kept = Vec::with_capacity(sound.len());
-    for (piece, sound) in chunk.into_iter().flat_map(|transfer| transfer.pieces).zip(sound) {
-        if sound {
-            kept.push(piece);
-        } else {
+    for chunk in cut(pieces) {
+        let (sound, scribbled): (Vec<_>, Vec<_>) =
+            chunk.into_iter().partition(|piece| complete(&*shared.memory, &piece.tag.1));
+        for piece in scribbled {
             let (place, store) = piece.tag;
             tracing::error!(block = %store.header.block, "host memory was changed after the commit: not stored");
             outcomes.push((place, StoreOutcome::Corrupt(reason::HOST_PAYLOAD)));
         }
+        if sound.is_empty() {
+            continue;
+        }
+        let results = device.disk.submit(sound.iter().map(Piece::write).collect(), Priority::Store);
+        at_device.push((sound, results));
+        give_way().await;
     }
-    plan(kept, shared.coalesce_bytes)
+    for (chunk, results) in at_device {
+        let mut results = results.await.into_iter();
+        for piece in chunk {
+            let outcome = match results.next().unwrap_or(Err(DiskError::Closed)) {
+                Ok(()) => StoreOutcome::Written,
+                Err(error) => StoreOutcome::Failed(device.explain(error)),
+            };
+            outcomes.push((piece.tag.0, outcome));
+        }
+    }
+    outcomes
 }
 
 /// Writes what the payload lacks to be a slot; false if the payload is not what was committed.

@@ -63,7 +63,6 @@ impl NvmeTier {
             memory: ports.memory,
             clock: ports.clock,
             spawn: ports.spawn,
-            coalesce_bytes: settings.coalesce_bytes,
             breaker_pause: settings.breaker_pause,
         };
         Ok(Self { shared: Arc::new(shared) })

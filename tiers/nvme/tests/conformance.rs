@@ -34,15 +34,10 @@ fn the_nvme_tier_conforms_in_any_order_of_its_tasks() {
 }
 
 #[test]
-fn the_nvme_tier_conforms_without_merging_and_with_the_smallest_bounds() {
+fn the_nvme_tier_conforms_with_small_bounds() {
     for (name, check) in CHECKS {
-        let settings = NvmeSettings {
-            breaker_errors: 10_000,
-            coalesce_bytes: 0,
-            queue_ops: 30,
-            scrub_bytes_per_second: 4096,
-            ..settings(2, 4)
-        };
+        let settings =
+            NvmeSettings { breaker_errors: 10_000, queue_ops: 30, scrub_bytes_per_second: 4096, ..settings(2, 4) };
         println!("{name}");
         let rig = Rig::with(3, settings);
         rig.run(check(world_of(&rig)));

@@ -35,6 +35,7 @@ mod fault;
 pub mod inspection;
 pub mod lane;
 mod lock;
+mod manifest;
 pub mod memory;
 mod opening;
 pub mod order;

@@ -10,6 +10,7 @@ use rocksdb::{DB, ErrorKind as RocksKind, Options, WriteBatch};
 use crate::columns;
 use crate::fault;
 use crate::lock::DirectoryLock;
+use crate::manifest;
 use crate::rebuild;
 use crate::settings::IndexSettings;
 use crate::{codec, tuning};
@@ -82,15 +83,24 @@ fn check_files(path: &Path) -> Result<bool, IndexError> {
         Err(error) if error.kind() == ErrorKind::NotFound => return Err(fault::corrupt(path, "CURRENT is missing")),
         Err(error) => return Err(fault::unavailable(path, format_args!("CURRENT: {error}"))),
     };
-    let manifest = std::str::from_utf8(&current)
+    check_manifest(path, &current)?;
+    Ok(has_tables)
+}
+
+/// `current` must name a manifest whose records verify.
+fn check_manifest(path: &Path, current: &[u8]) -> Result<(), IndexError> {
+    let name = std::str::from_utf8(current)
         .ok()
         .and_then(|name| name.strip_suffix('\n'))
         .filter(|name| name.strip_prefix("MANIFEST-").is_some_and(is_number))
         .ok_or_else(|| fault::corrupt(path, "CURRENT does not name a manifest"))?;
-    if !path.join(manifest).is_file() {
-        return Err(fault::corrupt(path, format_args!("{manifest}, which CURRENT names, is missing")));
+    match fs::read(path.join(name)) {
+        Ok(bytes) => manifest::verify(&bytes).map_err(|damage| fault::corrupt(path, format_args!("{name}: {damage}"))),
+        Err(error) if error.kind() == ErrorKind::NotFound => {
+            Err(fault::corrupt(path, format_args!("{name}, which CURRENT names, is missing")))
+        }
+        Err(error) => Err(fault::unavailable(path, format_args!("{name}: {error}"))),
     }
-    Ok(has_tables)
 }
 
 fn is_number(text: &str) -> bool {

@@ -36,7 +36,7 @@ pub(crate) fn database(settings: &IndexSettings, create: bool) -> Options {
     options.set_max_background_jobs(2);
     options.set_max_subcompactions(1);
     // The manifest is read at every open: keep it short.
-    options.set_max_manifest_file_size(4 * MIB);
+    options.set_max_manifest_file_size(MIB);
     options.set_bytes_per_sync(MIB as u64);
     options.set_stats_dump_period_sec(0);
     options.set_stats_persist_period_sec(0);

@@ -5,6 +5,7 @@
 
 use std::io;
 use std::os::fd::AsRawFd;
+use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{Builder, JoinHandle};
 
@@ -80,11 +81,22 @@ impl Shared {
 
     fn run(&self) {
         loop {
-            match self.take() {
-                Task::Move(transfer) => self.carry_out(transfer),
-                Task::Sync => self.sync(),
-                Task::End => return,
+            let task = self.take();
+            if matches!(task, Task::End) {
+                return;
             }
+            // A caller's waker or memory that panics must not take the thread down.
+            if std::panic::catch_unwind(AssertUnwindSafe(|| self.perform(task))).is_err() {
+                tracing::error!("a waker or a buffer panicked on a disk thread: going on");
+            }
+        }
+    }
+
+    fn perform(&self, task: Task) {
+        match task {
+            Task::Move(transfer) => self.carry_out(transfer),
+            Task::Sync => self.sync(),
+            Task::End => {}
         }
     }
 

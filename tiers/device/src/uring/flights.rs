@@ -4,8 +4,8 @@ use crate::transfer::Transfer;
 
 /// A table of transfers under way.
 ///
-/// If it is dropped while some are, the device may still touch their memory and nobody will hear when it is done: the
-/// memory is then leaked on purpose (INV-8).
+/// If it were dropped while some are, the device might still touch their memory and nobody would hear when it is done:
+/// the memory is then leaked on purpose (INV-8).
 #[derive(Default)]
 pub(crate) struct Flights {
     places: Vec<Option<Transfer>>,

@@ -20,6 +20,7 @@ mod setup;
 
 use std::io;
 use std::os::fd::AsRawFd;
+use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, PoisonError, mpsc};
 use std::thread::{Builder, JoinHandle};
 
@@ -108,9 +109,28 @@ fn drive(
     let arenas = Arenas::new(&setup.ring.submitter(), settings.arena_chunk_bytes, overlap_bytes);
     let limits = FlightLimits { depth: settings.depth, store_bytes_max: settings.store_bytes_in_flight_max };
     let mut reactor = Reactor::new(setup.ring, arenas, limits, Arc::clone(&ledger), inbox, mode);
+    reactor.publish_mode();
     let _nobody = ready.send(Ok(()));
-    if let Err(error) = reactor.run() {
-        ledger.poison(format!("the ring failed: {error}"));
+    if let Err(error) = run_through_panics(&mut reactor) {
+        let reason = ledger.poison(format!("the ring failed: {error}"));
+        if !reactor.is_grounded() {
+            // The device may touch memory for as long as it likes, and nobody will ever hear that it has stopped. To
+            // answer would let the memory be reused (INV-8), not to answer would hang callers for ever: the one safe
+            // way on is a crash, which loses warmth and no truth (INV-3). The kernel gives no such error to a
+            // correct caller.
+            tracing::error!(%reason, "transfers are at the device and cannot be awaited: ending the process");
+            std::process::abort();
+        }
+    }
+}
+
+/// A caller's waker or memory that panics must not take the disk down: the round goes on behind it.
+fn run_through_panics(reactor: &mut Reactor) -> io::Result<()> {
+    loop {
+        match std::panic::catch_unwind(AssertUnwindSafe(|| reactor.run())) {
+            Ok(ended) => return ended,
+            Err(_) => tracing::error!("a waker or a buffer panicked on the ring's thread: going on"),
+        }
     }
 }
 

@@ -3,15 +3,16 @@
 //! One round:
 //!
 //! ```text
+//!   reap      completions -> resume, scatter or finish transfers; answer syncs
 //!   collect   inbox -> backlog, sync line, arenas           (and from here on callers ring the bell)
-//!   start     backlog -> submission queue, while the depth allows
+//!   start     backlog -> submission queue, while the depth allows; a sync; the bell's read
 //!   wait      one system call: submits, runs deferred work, sleeps until something completes
-//!   reap      completions -> resume, scatter or finish transfers; answer syncs; read the bell again
 //! ```
 //!
 //! The bell is a read of an eventfd that is always under way, so the thread sleeps in one place only. It ends when the
 //! inbox is closing, nothing waits, nothing is at the device, and the bell's read has come back.
 
+use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
 
@@ -57,7 +58,8 @@ pub(crate) struct Reactor {
     tick_is_set: bool,
     closing: bool,
     spare: Box<Mail>,
-    completions: Vec<(u64, i32)>,
+    /// Taken from the ring and not yet dealt with: kept here so that a panic in a caller's waker loses none.
+    completions: VecDeque<(u64, i32)>,
 }
 
 impl Reactor {
@@ -86,14 +88,15 @@ impl Reactor {
             tick_is_set: false,
             closing: false,
             spare: Box::default(),
-            completions: Vec::new(),
+            completions: VecDeque::new(),
         }
     }
 
-    /// Runs until the disk is closed. An error means that the ring itself failed.
+    /// Runs until the disk is closed. An error means that the ring itself failed. After a panic, which only a caller's
+    /// waker or memory can cause, it may be called again.
     pub(crate) fn run(&mut self) -> io::Result<()> {
-        self.publish_mode();
         loop {
+            self.reap();
             self.collect();
             self.start();
             if self.is_done() {
@@ -101,8 +104,12 @@ impl Reactor {
             }
             self.wait()?;
             self.inbox.awake();
-            self.reap();
         }
+    }
+
+    /// Nothing is at the device: its memory can be let go.
+    pub(crate) fn is_grounded(&self) -> bool {
+        self.flights.is_empty()
     }
 
     fn collect(&mut self) {
@@ -193,9 +200,8 @@ impl Reactor {
     }
 
     fn reap(&mut self) {
-        let mut completions = std::mem::take(&mut self.completions);
-        completions.extend(self.ring.completion().map(|entry| (entry.user_data(), entry.result())));
-        for (number, result) in completions.drain(..) {
+        self.completions.extend(self.ring.completion().map(|entry| (entry.user_data(), entry.result())));
+        while let Some((number, result)) = self.completions.pop_front() {
             match number {
                 BELL => self.bell_is_read = false,
                 SYNC => self.end_sync(result),
@@ -203,7 +209,6 @@ impl Reactor {
                 number => self.land(number as u32, result),
             }
         }
-        self.completions = completions;
     }
 
     fn land(&mut self, number: u32, result: i32) {
@@ -247,7 +252,8 @@ impl Reactor {
         self.publish_mode();
     }
 
-    fn publish_mode(&self) {
+    /// Shows callers how the disk is driven.
+    pub(crate) fn publish_mode(&self) {
         let text = format!("{}, registered file, {}", self.flavour, self.arenas.describe());
         *self.mode.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = text;
     }

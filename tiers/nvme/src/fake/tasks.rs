@@ -46,13 +46,23 @@ impl Tasks {
 
     /// Runs `future` and all tasks until it is done. Panics if it never will be.
     pub fn run<T: Send + 'static>(&self, future: impl Future<Output = T> + Send + 'static) -> T {
+        self.run_with(future, || false)
+    }
+
+    /// The same among things that move by themselves: when no task can run, `world` makes something happen (a step of a
+    /// simulated disk, a pause for a real one) and says whether it did. Time moves only when it did not.
+    pub fn run_with<T: Send + 'static>(
+        &self,
+        future: impl Future<Output = T> + Send + 'static,
+        mut world: impl FnMut() -> bool,
+    ) -> T {
         let (sender, mut receiver) = oneshot::channel();
         self.spawn("main", Box::pin(async move { drop(sender.send(future.await)) }));
         loop {
             self.run_ready();
             match receiver.try_recv() {
                 Ok(Some(output)) => return output,
-                Ok(None) => assert!(self.clock.advance_to_next(), "deadlock: nothing can run and nobody sleeps"),
+                Ok(None) => assert!(world() || self.clock.advance_to_next(), "deadlock: nothing can happen any more"),
                 Err(_) => panic!("the future was dropped"),
             }
         }

@@ -72,3 +72,23 @@ fn a_file_with_anything_in_its_first_mib_is_not_blank() {
         assert_eq!(judge(&head), Err(Refusal::Foreign("the first MiB")), "byte {at}");
     }
 }
+
+#[test]
+fn only_missing_and_blank_files_are_created_or_grown() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("nvme-0.blocks");
+    let wanted = || bytes_to_create(&path, 8 << 20).unwrap();
+    assert_eq!(wanted(), Some(8 << 20), "missing");
+    let file = File::options().create_new(true).write(true).read(true).open(&path).unwrap();
+    assert_eq!(wanted(), Some(8 << 20), "empty");
+    file.set_len(5000).unwrap();
+    assert_eq!(wanted(), Some(8 << 20), "interrupted while it was created");
+    file.write_at(&ours().encode(), SUPERBLOCK_OFFSETS[1]).unwrap();
+    assert_eq!(wanted(), None, "its copy is there");
+    file.set_len(4096).unwrap();
+    file.write_at(&ours().encode(), 0).unwrap();
+    assert_eq!(wanted(), None, "formatted and truncated");
+    file.write_at(&[1; PAGE], 0).unwrap();
+    assert_eq!(wanted(), None, "somebody else's");
+    assert_eq!(bytes_to_create(Path::new("/dev/null"), 1).unwrap(), None);
+}

@@ -148,6 +148,11 @@ impl Puppet {
         puppet
     }
 
+    /// The number of its process, unless a wrapper runs in between.
+    pub fn process(&self) -> u32 {
+        self.child.id()
+    }
+
     pub fn send(&mut self, line: &str) {
         writeln!(self.stdin, "{line}").unwrap();
         self.stdin.flush().unwrap();
@@ -180,7 +185,8 @@ impl Puppet {
     }
 }
 
-/// The child's side: opens an index, then obeys `apply N`, `flush` and `applied`.
+/// The child's side: opens an index, then obeys `apply N`, `flush`, `applied`, `check` (against the model), `ballast`
+/// (a file that takes all room of a small disk) and `unload` (without it).
 pub fn puppet_main(settings: IndexSettings) {
     let mut lines = std::io::stdin().lines().map(Result::unwrap);
     // Started by hand or by `--include-ignored`: there is nobody to take orders from.
@@ -190,6 +196,7 @@ pub fn puppet_main(settings: IndexSettings) {
         Err(error) => return println!("puppet: open failed: {error:?}"),
     };
     println!("puppet: open {}", index.applied());
+    let ballast = Path::new(&directory).join("ballast");
     for line in lines {
         let answer = match line.split_once(' ') {
             Some(("apply", number)) => {
@@ -198,8 +205,25 @@ pub fn puppet_main(settings: IndexSettings) {
             }
             None if line == "flush" => format!("flush {:?}", block_on(index.flush())),
             None if line == "applied" => format!("applied {}", index.applied()),
+            None if line == "check" => {
+                let found = Model::of(&*index).unwrap();
+                format!("check {} {}", found.covered, found == Model::after(found.covered))
+            }
+            None if line == "ballast" => format!("ballast {:?}", fill_disk(&ballast)),
+            None if line == "unload" => {
+                format!("unload {:?}", std::fs::remove_file(&ballast).map_err(|error| error.kind()))
+            }
             _ => panic!("unknown order {line:?}"),
         };
         println!("puppet: {answer}");
+    }
+}
+
+fn fill_disk(ballast: &Path) -> std::io::ErrorKind {
+    let mut file = std::fs::File::create(ballast).unwrap();
+    loop {
+        if let Err(error) = file.write_all(&[1; 4096]) {
+            return error.kind();
+        }
     }
 }
