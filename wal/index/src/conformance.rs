@@ -219,7 +219,7 @@ pub fn sample_entry(number: u128) -> IndexEntry {
     IndexEntry {
         space: (low % 1000) as u32,
         key: Key::new(&key[..1 + (low % 32) as usize]).expect("1 to 32 bytes are a key"),
-        parent: (low % 5 != 0).then_some(BlockId(number.wrapping_sub(1))),
+        parent: (!low.is_multiple_of(5)).then_some(BlockId(number.wrapping_sub(1))),
         length: 1 + (low % (1 << 20)) as u32,
         crc: (low as u32).wrapping_mul(0x9e37_79b9),
         generation: low,
