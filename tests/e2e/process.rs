@@ -67,7 +67,8 @@ fn a_cap_over_the_disks_free_space_is_refused_before_anything_is_made() {
 fn a_missing_data_directory_that_was_named_is_refused_without_create() {
     let setup = Setup::default();
     let mut command = setup.command(&[]);
-    let arguments: Vec<_> = command.get_args().filter(|argument| *argument != "--create").map(ToOwned::to_owned).collect();
+    let arguments: Vec<_> =
+        command.get_args().filter(|argument| *argument != "--create").map(ToOwned::to_owned).collect();
     command = std::process::Command::new(command.get_program());
     let output = command.args(arguments).output().expect("kvtierd can be run");
     let told = String::from_utf8_lossy(&output.stderr).into_owned();

@@ -29,7 +29,8 @@ async fn a_chain_is_put_found_and_got_over_tcp_and_over_the_unix_socket() {
 async fn blocks_of_every_awkward_size_come_back_whole() {
     let mut world = World::with(&[("host.bytes", "128MiB"), ("host.extent_bytes", "32MiB")]).await;
     let space = world.wire.open_space("sizes", 12 << 20).await;
-    let sizes = [1, 2, 63, 4095, 4096, 4097, 65_535, 1 << 20, (1 << 20) + 1, (4 << 20) - 1, 4 << 20, (4 << 20) + 1, 12 << 20];
+    let sizes =
+        [1, 2, 63, 4095, 4096, 4097, 65_535, 1 << 20, (1 << 20) + 1, (4 << 20) - 1, 4 << 20, (4 << 20) + 1, 12 << 20];
     let blocks: Vec<Block> = sizes.iter().map(|size| Block::root(format!("size {size}").as_bytes(), *size)).collect();
     world.wire.store(&space, &blocks, Durability::Volatile).await;
     world.wire.expect_blocks(&space, &blocks).await;
@@ -152,10 +153,8 @@ async fn prefetch_brings_blocks_up_so_that_a_get_finds_them_in_the_host_tier() {
         world.restart().await
     };
     let space = world.space.clone();
-    let request = v1::PrefetchRequest {
-        space: space.clone(),
-        keys: chain.iter().map(|block| block.key.to_vec()).collect(),
-    };
+    let request =
+        v1::PrefetchRequest { space: space.clone(), keys: chain.iter().map(|block| block.key.to_vec()).collect() };
     let answer = world.wire.client.prefetch(request.clone()).await.expect("a prefetch is answered").into_inner();
     assert_eq!((answer.resident, answer.started, answer.refused), (0, 10, 0));
     kvtier_tests::wire::within("all in the host tier", async {

@@ -90,7 +90,7 @@ pub(crate) struct Deletion {
 impl Deletion {
     pub(crate) fn begin(ledger: &Rc<RefCell<Ledger>>, name: Name) -> Self {
         let mut book = ledger.borrow_mut();
-        book.durable.remove(&name);
+        book.forget(name);
         let (begun, under_way) = book.deletions.entry(name).or_default();
         *begun += 1;
         *under_way += 1;
@@ -101,15 +101,21 @@ impl Deletion {
 impl Drop for Deletion {
     fn drop(&mut self) {
         let mut book = self.ledger.borrow_mut();
-        book.durable.remove(&self.name);
+        book.forget(self.name);
         book.deletions.entry(self.name).or_default().1 -= 1;
     }
 }
 
 impl Ledger {
-    /// Taken before a put begins.
+    /// Deletions of the block and of its ancestors, begun and under way. Taken before a put begins.
     pub(crate) fn deletions_of(&self, name: Name) -> (u64, u32) {
-        self.deletions.get(&name).copied().unwrap_or_default()
+        let deletions = name.chain_to().into_iter().filter_map(|name| self.deletions.get(&name));
+        deletions.fold((0, 0), |sum, deletion| (sum.0 + deletion.0, sum.1 + deletion.1))
+    }
+
+    /// A deleted block is not promised any more, nor is what can only be reached through it.
+    fn forget(&mut self, deleted: Name) {
+        self.durable.retain(|name| !name.chain_to().contains(&deleted));
     }
 
     /// The node acknowledged a put as durable. It stays promised unless a deletion overlapped the put.

@@ -15,7 +15,8 @@ const CROWD: usize = 10_000;
 async fn ten_thousand_silent_connections_keep_nobody_from_working() {
     let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
     let raised = rustix::process::Rlimit { current: limit.maximum, maximum: limit.maximum };
-    rustix::process::setrlimit(rustix::process::Resource::Nofile, raised).expect("a limit may be raised to its maximum");
+    rustix::process::setrlimit(rustix::process::Resource::Nofile, raised)
+        .expect("a limit may be raised to its maximum");
     let mut world = World::new().await;
     let address = world.daemon.endpoints().tcp.expect("it listens on TCP");
     let mut crowd = Vec::with_capacity(CROWD);

@@ -109,12 +109,8 @@ async fn pins_without_a_name_or_a_life_are_invalid() {
     let mut world = World::new().await;
     let chain = Block::chain("a", 1, 5000);
     world.store(&chain, Durability::Volatile).await;
-    let pin = |name: String, ttl_ms| v1::PinRequest {
-        space: world.space.clone(),
-        name,
-        keys: vec![b"a/0".to_vec()],
-        ttl_ms,
-    };
+    let pin =
+        |name: String, ttl_ms| v1::PinRequest { space: world.space.clone(), name, keys: vec![b"a/0".to_vec()], ttl_ms };
     let (nameless, long, dead) = (pin(String::new(), 1000), pin("n".repeat(129), 1000), pin("p".into(), 0));
     let client = &mut world.wire.client;
     Blame::expect(client.pin(nameless).await, Code::InvalidArgument, "name", "0 bytes long", "1 to 128 bytes");
