@@ -3,10 +3,9 @@
 use kvtier_identity::BlockId;
 
 use super::Catalog;
-use super::copies::removed;
 use super::entry::{FLIGHT, Level, NONE, QUEUED, State, WISHED};
 use super::plan::{BlockIndex, Decline, StorePlan};
-use crate::port::{IndexEntry, Moment, Record};
+use crate::port::{IndexEntry, Moment};
 
 const STORING: u8 = FLIGHT[Level::Nvme as usize];
 
@@ -103,26 +102,21 @@ impl Catalog {
     }
 
     /// The flight of a store has ended, with the block durable and `StoredNvme` journaled, or not. Gives the flight's
-    /// hold back. If the block was removed meanwhile, its durable copy is removed with the records in the answer.
-    pub fn finish_store(&mut self, _now: Moment, index: BlockIndex, stored: bool) -> Vec<Record> {
+    /// hold back. If the block was removed meanwhile, its durable copy was taken back then.
+    pub fn finish_store(&mut self, _now: Moment, index: BlockIndex, stored: bool) {
         let index = index.0;
         let entry = self.blocks.get_mut(index);
         assert!(entry.in_flight(Level::Nvme), "block entry {index} is not being stored");
         entry.flags &= !STORING;
         let entry = *entry;
-        let mut records = Vec::new();
-        if entry.state == State::Doomed {
-            if stored {
-                records.push(removed(entry.block(), entry.space, Level::Nvme, entry.cause));
-            }
-        } else if stored {
+        let doomed = entry.state == State::Doomed;
+        if stored && !doomed {
             self.appear(index, Level::Nvme);
-        } else {
+        } else if !doomed {
             let place = self.blocks.vacate(index, Level::Nvme);
             self.shelf_mut(Level::Nvme).slots.free(place, index);
             self.settle(entry.parent);
         }
         self.drop_hold(index);
-        records
     }
 }

@@ -31,7 +31,7 @@ pub(crate) struct StoreQueue {
     queue: VecDeque<Ticket>,
     workers: usize,
     in_flight: usize,
-    waiters: BTreeMap<BlockId, Vec<oneshot::Sender<Result<(), Decline>>>>,
+    waiters: BTreeMap<BlockIndex, Vec<oneshot::Sender<Result<(), Decline>>>>,
     idle: Vec<oneshot::Sender<()>>,
     /// First sequence number of every batch of commit records whose blocks do not count as durable yet.
     commits: BTreeSet<u64>,
@@ -148,7 +148,7 @@ impl Shared {
         }
         Ok(wait.then(|| {
             let (sender, receiver) = oneshot::channel();
-            core.stores.waiters.entry(block).or_default().push(sender);
+            core.stores.waiters.entry(resident.index).or_default().push(sender);
             receiver
         }))
     }
@@ -242,8 +242,11 @@ impl Shared {
             if result.is_ok() {
                 self.meter.nvme.stores.add(1);
             }
-            let mut records = core.catalog.finish_store(self.now(), ticket.index, result.is_ok());
-            if result.is_err() && matches!(committed, Commit::Unknown { .. }) && *outcome == StoreOutcome::Written {
+            let mut records = Vec::new();
+            // What was deleted meanwhile was taken back then.
+            let kept = !core.catalog.is_doomed(ticket.index);
+            core.catalog.finish_store(self.now(), ticket.index, result.is_ok());
+            if kept && result.is_err() && matches!(committed, Commit::Unknown { .. }) && *outcome == StoreOutcome::Written {
                 // The commit record may be on disk although the slot is free again: take it back.
                 let cause = RemovalCause::TierDown;
                 let tier = crate::place::TierKind::Nvme;
@@ -254,7 +257,7 @@ impl Shared {
                 records.extend(core.catalog.delete(self.now(), ticket.block).unwrap_or_default());
             }
             self.journal(&mut core, records);
-            for waiter in core.stores.waiters.remove(&ticket.block).unwrap_or_default() {
+            for waiter in core.stores.waiters.remove(&ticket.index).unwrap_or_default() {
                 // The waiter may have gone away: the block is durable all the same.
                 waiter.send(result).ok();
             }
