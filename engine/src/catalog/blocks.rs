@@ -1,25 +1,21 @@
 //! Every block the catalog knows: found by id, linked to its parent and children.
 //!
-//! A hash table of 32-bit indexes points into a slab of entries. Ids are uniformly distributed, so their low half is the
-//! hash. The table is cut into shards by the id's high bits, so that growing it never stops the world for long. A block
+//! A hash table of 32-bit indexes points into a slab of entries. A block
 //! without a copy stays as a *shadow* while children name it: a child whose parent was evicted, deleted or
 //! not yet recovered still knows the parent's id, and finds it again when the parent comes back.
 
-use hashbrown::HashTable;
 use kvtier_identity::BlockId;
 
 use super::entry::{DETACHED, Entry, Kin, Level, NONE, State, split};
 use super::slots::Place;
+use super::table::{ABSENT, Table};
 use crate::policy::slab::Slab;
-
-/// A power of two: one shard of ten million blocks rehashes in a few milliseconds.
-const SHARDS: usize = 256;
 
 /// Entries, relatives and the table that finds them.
 pub(super) struct Blocks {
     entries: Slab<Entry>,
     kin: Slab<Kin>,
-    shards: Box<[HashTable<u32>; SHARDS]>,
+    table: Table,
     /// Head of the list of free entries, linked through `parent`.
     free: u32,
     /// Entries ever used: indexes below are free or in use, those above were never touched.
@@ -28,20 +24,33 @@ pub(super) struct Blocks {
 
 impl Blocks {
     pub(super) fn new() -> Self {
-        Self {
-            entries: Slab::new(Entry::BLANK),
-            kin: Slab::new(Kin::BLANK),
-            shards: Box::new([const { HashTable::new() }; SHARDS]),
-            free: NONE,
-            used: 0,
-        }
+        Self { entries: Slab::new(Entry::BLANK), kin: Slab::new(Kin::BLANK), table: Table::new(), free: NONE, used: 0 }
     }
 
     /// The entry an id leads to, in whatever state.
     #[inline]
     pub(super) fn find(&self, block: BlockId) -> Option<u32> {
         let id = split(block);
-        self.shards[shard(id)].find(id[0], |index| self.entries[*index].is(id)).copied()
+        self.table.find(id, |index| self.entries[index].is(id))
+    }
+
+    /// Where an id probably leads, or [`ABSENT`]: costs one cache line. To be confirmed with [`Blocks::confirm`].
+    #[inline]
+    pub(super) fn candidate(&self, block: BlockId) -> u32 {
+        self.table.candidate(split(block))
+    }
+
+    /// The entry an id leads to, given its candidate.
+    #[inline]
+    pub(super) fn confirm(&self, block: BlockId, candidate: u32) -> Option<u32> {
+        if candidate == ABSENT {
+            None
+        } else if self.entries[candidate].is(split(block)) {
+            Some(candidate)
+        } else {
+            // Another block with the same fingerprint came first: one in millions.
+            self.find(block)
+        }
     }
 
     /// The readable block with this id.
@@ -77,9 +86,7 @@ impl Blocks {
     /// A shadow for an id that is not in the table.
     pub(super) fn insert(&mut self, block: BlockId) -> u32 {
         let index = self.take_entry(block);
-        let entries = &self.entries;
-        let id = split(block);
-        self.shards[shard(id)].insert_unique(id[0], index, |index| entries[*index].mark());
+        self.table.insert(split(block), index);
         index
     }
 
@@ -103,9 +110,7 @@ impl Blocks {
         assert!(self.entries[doomed].state == State::Doomed, "only a doomed block is replaced");
         let block = self.entries[doomed].block();
         let index = self.take_entry(block);
-        let id = split(block);
-        let found = self.shards[shard(id)].find_mut(id[0], |at| *at == doomed);
-        *found.expect("a doomed block that is not detached is in the table") = index;
+        self.table.replace(split(block), doomed, index);
         self.entries[doomed].flags |= DETACHED;
         let old = self.kin[doomed];
         self.kin[index] = Kin { first_child: old.first_child, children: old.children, ..Kin::BLANK };
@@ -171,9 +176,7 @@ impl Blocks {
             let parent = self.entries[index].parent;
             self.unlink(index);
             if self.entries[index].flags & DETACHED == 0 {
-                let id = split(self.entries[index].block());
-                let found = self.shards[shard(id)].find_entry(id[0], |at| *at == index);
-                found.ok().expect("an entry that is not detached is in the table").remove();
+                self.table.remove(split(self.entries[index].block()), index);
             }
             self.entries[index] = Entry::BLANK;
             self.entries[index].parent = self.free;
@@ -231,16 +234,11 @@ impl Blocks {
 
     /// Entries in the table.
     pub(super) fn table_len(&self) -> usize {
-        self.shards.iter().map(HashTable::len).sum()
+        self.table.len()
     }
 
     /// Bytes of RAM.
     pub(super) fn bytes(&self) -> u64 {
-        let table: usize = self.shards.iter().map(|shard| shard.allocation_size() + size_of_val(shard)).sum();
-        self.entries.bytes() + self.kin.bytes() + table as u64
+        self.entries.bytes() + self.kin.bytes() + self.table.bytes()
     }
-}
-
-fn shard(id: [u64; 2]) -> usize {
-    (id[1] >> 56) as usize % SHARDS
 }

@@ -69,7 +69,7 @@ impl Catalog {
         assert!(entry.has(level), "a copy appears after its bytes");
         self.advance_tick();
         self.refresh(entry.parent);
-        let above = (entry.parent != NONE && self.blocks.get(entry.parent).has(level)).then_some(entry.parent);
+        let above = self.parent_in(index, level);
         let now = self.tick.now;
         self.tick.touches += 1;
         self.blocks.get_mut(index).stamp = now;
@@ -94,31 +94,38 @@ impl Catalog {
     /// Touches a block and its ancestors, head first, as far as they were not touched in this tick.
     pub(super) fn refresh(&mut self, index: u32) {
         let mut path = std::mem::take(&mut self.path);
+        path.clear();
         let mut at = index;
         while at != NONE && self.blocks.get(at).stamp != self.tick.now {
             path.push(at);
             at = self.blocks.get(at).parent;
         }
-        while let Some(at) = path.pop() {
-            self.touch(at);
-        }
+        path.reverse();
+        self.touch(&path);
         self.path = path;
     }
 
-    /// Touches one block whose parent was touched in this tick.
-    pub(super) fn touch(&mut self, index: u32) {
-        let now = self.tick.now;
-        let entry = self.blocks.get_mut(index);
-        entry.stamp = now;
-        let entry = *entry;
-        self.tick.touches += 1;
+    /// Touches a path, each block the child of the one before; the first one's parent was touched in this tick.
+    pub(super) fn touch(&mut self, path: &[u32]) {
         for level in Level::ALL {
-            if entry.has(level) {
-                let parent = entry.parent;
-                let above = (parent != NONE && self.blocks.get(parent).has(level)).then_some(parent);
-                self.shelves[level as usize].policy.touch(index, above);
+            let mut rest = path;
+            while let Some(skipped) = rest.iter().position(|index| self.blocks.get(*index).has(level)) {
+                let run = &rest[skipped..];
+                let count = run.iter().take_while(|index| self.blocks.get(**index).has(level)).count();
+                let above = self.parent_in(run[0], level);
+                self.shelf_mut(level).policy.touch(&run[..count], above);
+                rest = &run[count..];
             }
         }
+        let now = self.tick.now;
+        path.iter().for_each(|index| self.blocks.get_mut(*index).stamp = now);
+        self.tick.touches += path.len() as u64;
+    }
+
+    /// The parent, if it has a readable copy in a tier.
+    fn parent_in(&self, index: u32, level: Level) -> Option<u32> {
+        let parent = self.blocks.get(index).parent;
+        (parent != NONE && self.blocks.get(parent).has(level)).then_some(parent)
     }
 
     /// Takes a readable copy that is neither held nor in flight out of a tier and frees its slot.

@@ -3,48 +3,72 @@
 use kvtier_identity::BlockId;
 
 use super::Catalog;
-use super::entry::{Entry, Level, NONE, QUEUED, State};
+use super::entry::{Entry, Level, QUEUED, State};
 use super::plan::{BlockIndex, Miss, MissReason, Resident};
 use crate::place::TierKind;
 use crate::port::Moment;
 
+/// Blocks per pass: enough misses to overlap, few enough to stay in the first-level cache.
+const BATCH: usize = 64;
+
 impl Catalog {
     /// Appends the longest prefix of `blocks` that is resident in any tier to `out` and touches it; returns its length.
     ///
-    /// The probes come first and depend on nothing but the ids, so that the processor overlaps their cache misses.
+    /// Table probes, then entries, then eviction orders, each for a batch of blocks: the accesses of one pass do not
+    /// depend on each other, so the processor overlaps their cache misses.
     pub fn lookup(&mut self, blocks: &[BlockId], out: &mut Vec<Resident>) -> usize {
         let first = out.len();
-        for block in blocks {
-            let Some(index) = self.blocks.find(*block) else { break };
-            let entry = self.blocks.get(index);
-            if entry.state != State::Visible {
+        for batch in blocks.chunks(BATCH) {
+            let mut candidates = [0; BATCH];
+            for (candidate, block) in candidates.iter_mut().zip(batch) {
+                *candidate = self.blocks.candidate(*block);
+            }
+            let before = out.len();
+            for (candidate, block) in candidates.iter().zip(batch) {
+                let Some(index) = self.blocks.confirm(*block, *candidate) else { break };
+                let entry = self.blocks.get(index);
+                if entry.state != State::Visible {
+                    break;
+                }
+                out.push(resident(index, entry));
+            }
+            if out.len() - before < batch.len() {
                 break;
             }
-            out.push(resident(index, entry));
         }
         self.advance_tick();
-        for found in &out[first..] {
-            self.use_block(found.index.0);
-        }
+        self.use_blocks(&out[first..]);
         out.len() - first
     }
 
-    /// Touches one found block. In a chain its parent was touched just before.
-    #[inline]
-    fn use_block(&mut self, index: u32) {
-        let now = self.tick.now;
-        let entry = self.blocks.get(index);
-        let volatile = entry.place(Level::Nvme).is_none() && entry.flags & QUEUED == 0;
-        if entry.stamp != now {
-            let parent = entry.parent;
-            if parent == NONE || self.blocks.get(parent).stamp == now {
-                self.touch(index);
-            } else {
-                self.refresh(index);
+    /// Touches what was found, and offers what is not on NVMe to the admission policy, parents first.
+    fn use_blocks(&mut self, found: &[Resident]) {
+        let mut run = std::mem::take(&mut self.run);
+        run.clear();
+        for Resident { index, .. } in found {
+            let Entry { stamp, parent, .. } = *self.blocks.get(index.0);
+            if stamp == self.tick.now {
+                continue;
+            }
+            if run.last() != Some(&parent) {
+                // The head; or whoever asks names blocks that are no chain.
+                self.touch(&run);
+                run.clear();
+                self.refresh(parent);
+            }
+            if self.blocks.get(index.0).stamp != self.tick.now {
+                run.push(index.0);
             }
         }
-        if volatile {
-            self.admit_hit(index);
+        self.touch(&run);
+        self.run = run;
+        if self.has_nvme() {
+            for Resident { index, .. } in found {
+                let entry = self.blocks.get(index.0);
+                if entry.place(Level::Nvme).is_none() && entry.flags & QUEUED == 0 {
+                    self.admit_hit(index.0);
+                }
+            }
         }
     }
 

@@ -6,7 +6,7 @@
 //! # Structures
 //!
 //! ```text
-//! id -> index        hash table of u32, 256 shards              blocks.rs
+//! id -> index        hash table, 8-byte slots, 256 shards       table.rs
 //! index -> Entry     64 bytes, one cache line: id, slots,       entry.rs
 //!                    length, CRC, generation, holds, state
 //! index -> Kin       first child, siblings, children per tier   entry.rs
@@ -58,6 +58,7 @@ mod settings;
 mod shelf;
 mod slots;
 mod store;
+mod table;
 mod walk;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -103,6 +104,8 @@ pub struct Catalog {
     removed_in_fill: Option<NumberSet<u64>>,
     /// Scratch of `refresh`.
     path: Vec<u32>,
+    /// Scratch of `lookup`.
+    run: Vec<u32>,
 }
 
 /// What one space has in the catalog.
@@ -155,6 +158,7 @@ impl Catalog {
             held_blocks: 0,
             removed_in_fill: None,
             path: Vec::new(),
+            run: Vec::new(),
             settings,
         }
     }

@@ -37,14 +37,18 @@ impl Policy for LeafLru {
         self.count += 1;
     }
 
-    fn touch(&mut self, index: u32, above: Option<u32>) {
-        let parked = self.rings.tag(index) == TAG_PARKED;
-        if !parked && above.is_some_and(|above| self.rings.is_just_below(above, index)) {
-            return;
+    fn touch(&mut self, run: &[u32], above: Option<u32>) {
+        // A parked parent has no place in the order.
+        let mut above = above.filter(|above| self.rings.tag(*above) != TAG_PARKED);
+        let mut rest = run;
+        while let [first, ..] = rest {
+            // Whatever moved together before still stands together, and moves in one go.
+            let count = self.rings.consecutive(rest, 0);
+            self.rings.set_tag(*first, 0);
+            self.rings.move_below(above, ORDER, *first, rest[count - 1]);
+            above = Some(rest[count - 1]);
+            rest = &rest[count..];
         }
-        self.rings.unlink(index);
-        self.rings.set_tag(index, 0);
-        self.place(index, above);
     }
 
     fn remove(&mut self, index: u32, _mark: u64, _evicted: bool) {

@@ -50,8 +50,8 @@ pub(crate) enum Verdict {
 pub(crate) trait Policy: Send {
     /// A copy arrived: as hot as its parent's copy `above`, but just colder; without one, the hottest.
     fn insert(&mut self, index: u32, mark: u64, above: Option<u32>);
-    /// A copy was used. The catalog touches a chain from its head on, naming each block's parent.
-    fn touch(&mut self, index: u32, above: Option<u32>);
+    /// A run of a chain was used, each block the child of the one before, the first that of `above`.
+    fn touch(&mut self, run: &[u32], above: Option<u32>);
     /// A copy is gone; `evicted` when `victim` chose it.
     fn remove(&mut self, index: u32, mark: u64, evicted: bool);
     /// Looks at candidates, coldest first, until one is taken or `skip_max` were skipped. Does not remove it.

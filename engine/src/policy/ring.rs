@@ -57,9 +57,33 @@ impl Rings {
         self.link(self.node(above), index);
     }
 
-    /// Whether `index` is already just colder than `above`.
-    pub(super) fn is_just_below(&self, above: u32, index: u32) -> bool {
-        self.links[self.node(above)].colder == self.node(index)
+    /// How many blocks at the start of `run` follow each other in one ring, hot to cold, all with `tag`; at least 1.
+    pub(super) fn consecutive(&self, run: &[u32], tag: u8) -> usize {
+        let follows = |pair: &[u32]| {
+            self.links[self.node(pair[0])].colder == self.node(pair[1])
+                && self.tag(pair[0]) == tag
+                && self.tag(pair[1]) == tag
+        };
+        1 + run.windows(2).take_while(|pair| follows(pair)).count()
+    }
+
+    /// Moves consecutive blocks to just below `above`, or to the hot end of `head`.
+    pub(super) fn move_below(&mut self, above: Option<u32>, head: u32, first: u32, last: u32) {
+        let above = above.map_or(head, |above| self.node(above));
+        let (first, last) = (self.node(first), self.node(last));
+        if self.links[above].colder == first {
+            return;
+        }
+        let hotter = self.links[first].hotter & NODE_MASK;
+        let colder = self.links[last].colder;
+        assert!(hotter != UNLINKED && colder != UNLINKED, "a block that moves is in a ring");
+        self.links[hotter].colder = colder;
+        self.set_hotter(colder, hotter);
+        let below = self.links[above].colder;
+        self.links[above].colder = first;
+        self.set_hotter(first, above);
+        self.links[last].colder = below;
+        self.set_hotter(below, last);
     }
 
     fn link(&mut self, above: u32, index: u32) {

@@ -101,10 +101,12 @@ impl Policy for S3Fifo {
         self.rings.push_front(if seen { MAIN } else { SMALL }, index);
     }
 
-    fn touch(&mut self, index: u32, _above: Option<u32>) {
-        let tag = self.rings.tag(index);
-        if tag & TAG_USES < TAG_USES {
-            self.rings.set_tag(index, tag + 1);
+    fn touch(&mut self, run: &[u32], _above: Option<u32>) {
+        for index in run {
+            let tag = self.rings.tag(*index);
+            if tag & TAG_USES < TAG_USES {
+                self.rings.set_tag(*index, tag + 1);
+            }
         }
     }
 

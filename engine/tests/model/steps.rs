@@ -53,8 +53,12 @@ const KINDS: [fn(&mut World, u16, u16, u8); 34] = [
 impl World {
     pub fn step(&mut self, (kind, a, b, c): Step) {
         KINDS[usize::from(kind) % KINDS.len()](self, a, b, c);
-        if self.to_fill.is_some() && b % 3 == 0 {
-            self.fill(b, c);
+        if self.to_fill.is_some() {
+            match b % 6 {
+                0 | 1 => self.fill(b, c),
+                2 => self.delete(u32::from(a) % BLOCKS),
+                _ => {}
+            }
         }
         self.check();
     }
@@ -570,7 +574,7 @@ impl World {
             self.removed_in_fill.clear();
             return;
         };
-        if c % 16 == 0 {
+        if c % 8 == 0 {
             left.insert(usize::from(b) % (left.len() + 1), number);
         }
         let Some(entry) = self.index.get(&number).cloned() else {
