@@ -502,7 +502,8 @@ impl World {
             assert!(records.is_empty());
             self.forget_put(number);
         } else {
-            assert_eq!(records.len(), usize::from(before.host.is_some()) + usize::from(before.nvme.is_some()));
+            let copies = [before.host.is_some(), before.nvme.is_some(), before.storing];
+            assert_eq!(records.len(), copies.into_iter().map(usize::from).sum::<usize>());
             self.apply(&records);
         }
     }
