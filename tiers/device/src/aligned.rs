@@ -1,12 +1,16 @@
 //! Memory a disk takes: 4 KiB-aligned and kept alive by whoever still uses it.
 
-use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
+use std::alloc::{Layout, alloc, dealloc, handle_alloc_error};
 use std::any::Any;
 use std::sync::Arc;
 
 use crate::memory::{copy_in, copy_out};
 use crate::port::DiskBuffer;
 use crate::transfer::ALIGNMENT_BYTES;
+
+/// Large buffers ask for huge pages: a transfer from scattered small pages takes a device one descriptor a page, and a
+/// virtual disk whose ring has 256 of them then does one megabyte at a time.
+const HUGE_PAGE_BYTES: usize = 2 << 20;
 
 /// A range of memory offered to a disk for registration, e.g. the host tier's arena.
 ///
@@ -57,12 +61,21 @@ impl AlignedBuffer {
     pub fn zeroed(bytes: usize) -> Self {
         let aligned = bytes > 0 && bytes.is_multiple_of(ALIGNMENT_BYTES as usize);
         assert!(aligned, "an aligned buffer of {bytes} bytes: not a multiple of {ALIGNMENT_BYTES}");
-        let layout = Layout::from_size_align(bytes, ALIGNMENT_BYTES as usize).expect("4096 is a power of two");
+        let is_large = bytes >= HUGE_PAGE_BYTES;
+        let alignment = if is_large { HUGE_PAGE_BYTES } else { ALIGNMENT_BYTES as usize };
+        let layout = Layout::from_size_align(bytes, alignment).expect("the alignment is a power of two");
         // SAFETY: the layout's size is not zero.
-        let start = unsafe { alloc_zeroed(layout) };
+        let start = unsafe { alloc(layout) };
         if start.is_null() {
             handle_alloc_error(layout);
         }
+        if is_large {
+            // Refused advice does no harm: small pages do as well, at more cost for the device.
+            // SAFETY: the range was just allocated, and the advice changes no byte of it.
+            let _advised = unsafe { rustix::mm::madvise(start.cast(), bytes, rustix::mm::Advice::LinuxHugepage) };
+        }
+        // SAFETY: the range was just allocated and nobody else knows it.
+        unsafe { std::ptr::write_bytes(start, 0, bytes) };
         Self { region: Arc::new(Region { address: start.expose_provenance(), layout }) }
     }
 
@@ -151,9 +164,12 @@ mod tests {
 
     #[test]
     fn a_buffer_is_aligned_and_zeroed() {
-        let mut buffer = AlignedBuffer::zeroed(12288);
-        assert_eq!(buffer.disk_buffer().address % 4096, 0);
-        assert!(buffer.bytes_mut().expect("the only handle").iter().all(|byte| *byte == 0));
+        for bytes in [4096, 12_288, (2 << 20) + 4096] {
+            let mut buffer = AlignedBuffer::zeroed(bytes);
+            assert_eq!(buffer.disk_buffer().address % 4096, 0);
+            let content = buffer.bytes_mut().expect("the only handle");
+            assert!(content.len() == bytes && content.iter().all(|byte| *byte == 0));
+        }
     }
 
     #[test]

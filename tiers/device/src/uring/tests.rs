@@ -234,22 +234,121 @@ fn a_batch_that_can_never_fit_the_queue_is_refused_with_a_remedy() {
     assert_eq!(answers, vec![Ok(()); 4]);
 }
 
-/// The ring's thread is held up by registering memory, so that the queue fills for certain.
+/// A disk that is the reading end of a pipe: a read completes when the test lets a page through, and gets that page.
+fn disk_on_pipe(change: impl FnOnce(&mut DiskSettings)) -> Option<(UringDisk, File)> {
+    let (from, to) = std::io::pipe().expect("a pipe");
+    let mut settings = settings(Path::new("pipe"));
+    change(&mut settings);
+    let from = File::from(std::os::fd::OwnedFd::from(from));
+    let disk = start(Backing::assume(from, Path::new("pipe"), 1 << 20), &settings)?;
+    Some((disk, File::from(std::os::fd::OwnedFd::from(to))))
+}
+
+fn let_through(mut pipe: &File, fill: u8) {
+    use std::io::Write;
+    pipe.write_all(&[fill; 4096]).expect("the disk reads");
+}
+
+fn await_in_flight(disk: &UringDisk, count: u64) {
+    #[allow(clippy::disallowed_methods, reason = "a bound on a test of a real thread")]
+    let began = Instant::now();
+    while disk.counters().in_flight_count != count {
+        assert!(began.elapsed().as_secs() < 20, "never {count} in flight: {:?}", disk.counters());
+        std::thread::yield_now();
+    }
+}
+
+fn page_read(buffer: &AlignedBuffer) -> DiskOp {
+    DiskOp::Read { offset: 0, into: buffer.disk_buffer() }
+}
+
 #[test]
 fn a_full_queue_is_busy_and_each_priority_has_its_own() {
-    let folder = folder();
-    let Some(disk) = disk_on_file(&folder, |settings| settings.queue_count_max = 8) else { return };
+    let bounds = |settings: &mut DiskSettings| (settings.depth, settings.queue_count_max) = (2, 8);
+    let Some((disk, pipe)) = disk_on_pipe(bounds) else { return };
     let buffer = AlignedBuffer::zeroed(4096);
-    let op = |page: u64| DiskOp::Read { offset: page * 8192, into: buffer.disk_buffer() };
-    let calls: Vec<_> = (0..100_000).map(|_| disk.submit((0..8).map(op).collect(), Priority::Idle)).collect();
-    let load = block_on(disk.submit(vec![op(0)], Priority::Load));
-    assert_eq!(load, [Ok(())], "loads have room of their own");
-    let answers: Vec<_> = calls.into_iter().map(block_on).collect();
-    let (busy, done): (Vec<_>, Vec<_>) = answers.into_iter().partition(|answers| answers[0] == Err(DiskError::Busy));
-    assert!(busy.iter().all(|answers| *answers == vec![Err(DiskError::Busy); 8]), "all or nothing");
-    assert!(done.iter().all(|answers| *answers == vec![Ok(()); 8]));
-    assert!(!busy.is_empty() && !done.is_empty(), "{} busy, {} done", busy.len(), done.len());
-    assert_eq!(disk.counters().queued_count, 0);
+    let submit = |count: usize, priority| disk.submit(vec![page_read(&buffer); count], priority);
+    let flying = submit(2, Priority::Load);
+    await_in_flight(&disk, 2);
+    let waiting = submit(8, Priority::Store);
+    assert_eq!(block_on(submit(1, Priority::Store)), [Err(DiskError::Busy)]);
+    assert_eq!(disk.counters().queued_count, 8);
+    let load = submit(8, Priority::Load);
+    assert_eq!(block_on(submit(3, Priority::Load)), vec![Err(DiskError::Busy); 3], "all or nothing");
+    (0..18).for_each(|_| let_through(&pipe, 1));
+    assert_eq!(block_on(flying), vec![Ok(()); 2]);
+    assert_eq!(block_on(waiting), vec![Ok(()); 8]);
+    assert_eq!(block_on(load), vec![Ok(()); 8]);
+    assert_eq!(disk.counters(), DiskCounters { read_bytes: 18 * 4096, ..DiskCounters::default() });
+}
+
+#[test]
+fn a_load_overtakes_what_waits_with_lower_priority() {
+    let Some((disk, pipe)) = disk_on_pipe(|settings| settings.depth = 1) else { return };
+    let buffers: Vec<AlignedBuffer> = (0..4).map(|_| AlignedBuffer::zeroed(4096)).collect();
+    let classes = [Priority::Idle, Priority::Idle, Priority::Store, Priority::Load];
+    let mut calls = Vec::new();
+    for (buffer, priority) in buffers.iter().zip(classes) {
+        calls.push(disk.submit(vec![page_read(buffer)], priority));
+        await_in_flight(&disk, 1);
+    }
+    (1..=4).for_each(|fill| let_through(&pipe, fill));
+    calls.into_iter().for_each(|call| assert_eq!(block_on(call), [Ok(())]));
+    let order: Vec<u8> = buffers.iter().map(|buffer| buffer.copy_out(0, 1)[0]).collect();
+    assert_eq!(order, [1, 4, 3, 2], "at the device first, then load, store, idle");
+}
+
+#[test]
+fn the_device_keeps_the_memory_of_a_dropped_future() {
+    let Some((disk, pipe)) = disk_on_pipe(|_| {}) else { return };
+    let mut buffer = AlignedBuffer::zeroed(4096);
+    drop(disk.submit(vec![page_read(&buffer)], Priority::Load));
+    await_in_flight(&disk, 1);
+    assert!(buffer.bytes_mut().is_none(), "INV-8");
+    let_through(&pipe, 9);
+    await_in_flight(&disk, 0);
+    drop(disk);
+    assert_eq!(buffer.bytes_mut().map(|bytes| bytes[4095]), Some(9));
+}
+
+#[test]
+fn dropping_the_disk_waits_for_what_is_at_the_device() {
+    let Some((disk, pipe)) = disk_on_pipe(|settings| settings.depth = 1) else { return };
+    let buffers = [AlignedBuffer::zeroed(4096), AlignedBuffer::zeroed(4096)];
+    let calls: Vec<_> = buffers.iter().map(|buffer| disk.submit(vec![page_read(buffer)], Priority::Load)).collect();
+    let (dropped, drops) = mpsc::channel();
+    let dropper = Builder::new().spawn(move || {
+        drop(disk);
+        dropped.send(()).expect("the test waits");
+    });
+    let_through(&pipe, 1);
+    assert!(drops.try_recv().is_err(), "the second read cannot have been done");
+    let_through(&pipe, 2);
+    drops.recv().expect("then the drop ends");
+    dropper.expect("a thread").join().expect("it does not panic");
+    calls.into_iter().for_each(|call| assert_eq!(block_on(call), [Ok(())]));
+}
+
+#[test]
+fn short_reads_are_resumed_where_they_stopped() {
+    use std::io::Write;
+    let Some((disk, mut pipe)) = disk_on_pipe(|_| {}) else { return };
+    let buffer = AlignedBuffer::zeroed(8 * 4096);
+    let call = disk.submit(vec![page_read(&buffer)], Priority::Load);
+    // A page at a time: each read finds less than it wants.
+    for page in 0..8 {
+        pipe.write_all(&[page; 4096]).expect("the disk reads");
+        await_pipe_empty(&pipe);
+    }
+    assert_eq!(block_on(call), [Ok(())]);
+    (0..8).for_each(|page| assert_eq!(buffer.copy_out(page * 4096, 4096), [page as u8; 4096]));
+}
+
+/// Waits until the disk has taken everything out of the pipe.
+fn await_pipe_empty(pipe: &File) {
+    while rustix::io::ioctl_fionread(pipe).expect("a pipe knows its length") > 0 {
+        std::thread::yield_now();
+    }
 }
 
 #[test]
