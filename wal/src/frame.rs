@@ -111,32 +111,49 @@ fn field<const N: usize>(bytes: &[u8; FRAME_HEADER_BYTES], at: usize) -> [u8; N]
 /// Where a frame begins in the encoded group: its first sequence number and byte offset.
 pub(crate) type FrameMark = (u64, u64);
 
-/// Encodes a group's records as frames; also says where each frame begins.
-pub(crate) fn encode_group(
-    seed: u32,
-    first_seq: u64,
-    records: &[Record],
-) -> Result<(Vec<u8>, Vec<FrameMark>), CodecError> {
-    let mut out = Vec::with_capacity(128 * records.len() + FRAME_HEADER_BYTES);
-    let mut marks = Vec::new();
-    let mut seq = first_seq;
-    let mut rest = records;
-    while !rest.is_empty() {
-        let start = out.len();
-        marks.push((seq, start as u64));
-        let count = encode_payload(&mut out, rest)?;
-        seal(&mut out[start..], seed, seq, first_seq, count);
-        seq += count as u64;
-        rest = &rest[count..];
+/// A group's frames; their checksums are set by [`EncodedGroup::seal`], because they depend on the segment.
+#[derive(Debug)]
+pub(crate) struct EncodedGroup {
+    pub(crate) bytes: Vec<u8>,
+    /// Where each frame begins.
+    pub(crate) marks: Vec<FrameMark>,
+}
+
+impl EncodedGroup {
+    /// Encodes records from `first_seq` on.
+    pub(crate) fn encode(first_seq: u64, records: &[Record]) -> Result<Self, CodecError> {
+        let mut bytes = Vec::with_capacity(128 * records.len() + FRAME_HEADER_BYTES);
+        let mut marks = Vec::new();
+        let mut seq = first_seq;
+        let mut rest = records;
+        while !rest.is_empty() {
+            let start = bytes.len();
+            marks.push((seq, start as u64));
+            let count = encode_payload(&mut bytes, rest)?;
+            fill_header(&mut bytes[start..], seq, first_seq, count);
+            seq += count as u64;
+            rest = &rest[count..];
+        }
+        Ok(Self { bytes, marks })
     }
-    Ok((out, marks))
+
+    /// Sets the checksums for the segment with this seed.
+    pub(crate) fn seal(&mut self, seed: u32) {
+        let mut end = self.bytes.len();
+        for (_, start) in self.marks.iter().rev() {
+            let start = usize::try_from(*start).expect("an offset in a Vec");
+            seal(&mut self.bytes[start..end], seed);
+            end = start;
+        }
+    }
 }
 
 /// The mark a clean shutdown leaves: a frame without records, which says that everything before it was synced.
 pub(crate) fn encode_mark(seed: u32, next_seq: u64) -> Vec<u8> {
     let mut out = vec![0; FRAME_HEADER_BYTES];
     out.push(PAYLOAD_VERSION);
-    seal(&mut out, seed, next_seq, next_seq, 0);
+    fill_header(&mut out, next_seq, next_seq, 0);
+    seal(&mut out, seed);
     out
 }
 
@@ -154,12 +171,15 @@ fn encode_payload(out: &mut Vec<u8>, records: &[Record]) -> Result<usize, CodecE
     Ok(records.len())
 }
 
-fn seal(frame: &mut [u8], seed: u32, seq: u64, group_seq: u64, count: usize) {
+fn fill_header(frame: &mut [u8], seq: u64, group_seq: u64, count: usize) {
     let payload_bytes = u32::try_from(frame.len() - FRAME_HEADER_BYTES).expect("a payload has at most about 1 MiB");
     frame[0..4].copy_from_slice(&payload_bytes.to_le_bytes());
     frame[8..16].copy_from_slice(&seq.to_le_bytes());
     frame[16..24].copy_from_slice(&group_seq.to_le_bytes());
     frame[24..28].copy_from_slice(&u32::try_from(count).expect("a frame has few records").to_le_bytes());
+}
+
+fn seal(frame: &mut [u8], seed: u32) {
     let crc = checksum(frame, seed);
     frame[4..8].copy_from_slice(&crc.to_le_bytes());
 }

@@ -80,14 +80,18 @@ impl Journal for Wal {
     }
 
     fn durable(&self, seq: u64) -> BoxFuture<Result<(), JournalError>> {
-        let (key, receiver) = {
+        let (key, receiver, wake) = {
             let mut state = self.shared.lock();
             if let Some(answer) = state.durability(seq) {
                 return Box::pin(std::future::ready(answer));
             }
-            state.durable.enroll(seq)
+            let (key, receiver) = state.durable.enroll(seq);
+            // The first one starts the writer, the last one expected ends its lingering; those between are no news.
+            (key, receiver, state.durable.count() == 1 || state.all_wait())
         };
-        self.shared.commit.raise();
+        if wake {
+            self.shared.commit.raise();
+        }
         let shared = Arc::clone(&self.shared);
         let dismiss = move || shared.lock().durable.dismiss(key);
         let waiting = Waiting { key, receiver, dismiss: Some(dismiss) };

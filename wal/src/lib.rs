@@ -118,6 +118,7 @@ pub mod writer;
 
 mod failure;
 mod lost;
+mod pace;
 mod reader;
 mod recent;
 mod rollover;

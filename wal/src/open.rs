@@ -15,6 +15,7 @@ use crate::codec::record_bytes_in_memory;
 use crate::error::{During, WalError};
 use crate::failure::Failure;
 use crate::journal::Wal;
+use crate::pace::Pace;
 use crate::segment::file_name;
 use crate::settings::{EPOCH_SKIP, Settings};
 use crate::shared::Shared;
@@ -166,6 +167,7 @@ fn start(
         resumed_at: Moment::default(),
         retire_at: Moment::default(),
         just_retired: false,
+        pace: Pace::default(),
     };
     (Arc::new(Wal { shared }), writer, recovered)
 }

@@ -22,7 +22,8 @@ pub struct Settings {
     /// Longest time a record waits for company before it is written. Default 5, at most 10,000. The loss bound of
     /// everything that nobody waited for.
     pub group_commit_ms_max: u64,
-    /// A group this large (in memory, about three times its size on disk) is written at once. Default 1 MiB, at least 64 KiB, at most `segment_bytes_max`.
+    /// A group this large is written at once; counted in memory, where a record takes three times its bytes on disk.
+    /// Default 1 MiB, at least 64 KiB, at most `segment_bytes_max`.
     pub group_commit_bytes_max: u64,
     /// A segment is closed before it grows beyond this. Default 64 MiB, at least 64 KiB, at most 1 GiB.
     pub segment_bytes_max: u64,

@@ -63,6 +63,8 @@ pub(crate) struct State {
     pub(crate) lost: Lost,
     pub(crate) durable: Waiters<Durability>,
     pub(crate) grown: Waiters<()>,
+    /// How many are likely to wait together: those the last group released, and those it left waiting.
+    expected_waiters: usize,
     pub(crate) reads: VecDeque<ReadRequest>,
     queue: VecDeque<Batch>,
     queue_bytes: usize,
@@ -107,6 +109,7 @@ impl State {
             lost,
             durable: Waiters::default(),
             grown: Waiters::default(),
+            expected_waiters: 0,
             reads: VecDeque::new(),
             queue: VecDeque::new(),
             queue_bytes: 0,
@@ -176,7 +179,13 @@ impl State {
         self.durable.lowest().is_some_and(|seq| seq < self.next_seq)
     }
 
-    /// Takes whole batches out of the queue, at least one, until they have `bytes_max`.
+    /// Whether as many wait as are likely to come.
+    pub(crate) fn all_wait(&self) -> bool {
+        self.durable.count() >= self.expected_waiters
+    }
+
+    /// Takes whole batches out of the queue, at least one, until they have `bytes_max`. What waits longer than one sync
+    /// takes goes with the next one as a whole, or a slow disk would never catch up.
     pub(crate) fn take_group(&mut self, bytes_max: usize) -> Run {
         let first_seq = self.queue_first_seq;
         let oldest = self.queue.pop_front().expect("the writer takes a group only when something is queued");
@@ -203,7 +212,9 @@ impl State {
         self.outstanding_bytes -= run.bytes;
         self.outstanding_records -= run.records.len();
         self.recent.push(run);
-        (self.durable.up_to(self.durable_seq, Ok(())), self.grown.up_to(self.durable_seq - 1, ()))
+        let told = self.durable.up_to(self.durable_seq, Ok(()));
+        self.expected_waiters = told.count() + self.durable.count();
+        (told, self.grown.up_to(self.durable_seq - 1, ()))
     }
 
     /// The group in flight failed for want of room: forget it.

@@ -28,6 +28,13 @@ pub(crate) struct Told<T> {
     answer: T,
 }
 
+impl<T> Told<T> {
+    /// How many there are.
+    pub(crate) fn count(&self) -> usize {
+        self.senders.len()
+    }
+}
+
 impl<T: Clone> Told<T> {
     /// Tells them. One that went away is no matter.
     pub(crate) fn tell(self) {
@@ -70,7 +77,6 @@ impl<T> Waiters<T> {
     }
 
     /// How many wait.
-    #[cfg(test)]
     pub(crate) fn count(&self) -> usize {
         self.waiting.len()
     }

@@ -1,8 +1,9 @@
 //! The loop that writes. One per log, on the thread that owns the folder.
 //!
 //! Each turn it asks the state what to do, does it with no lock held, and reports back. One group is in flight at a time;
-//! what is appended meanwhile is the next group. A group is written as soon as somebody waits for one of its records,
-//! otherwise when its oldest record is `group_commit_ms_max` old or it has `group_commit_bytes_max`.
+//! what is appended meanwhile is the next group. A group is written when its oldest record is `group_commit_ms_max` old
+//! or it has `group_commit_bytes_max`; if somebody waits for one of its records, at once or after the short lingering
+//! that `pace` describes.
 //!
 //! What a crash does at each step of a group: before the write, its records are gone, and nobody was told otherwise; in
 //! or after the write and before the sync has returned, some of its frames may survive, and the next opening keeps the
@@ -17,7 +18,8 @@ use kvtier_device::{Folder, LogFile};
 use kvtier_engine::port::{JournalState, Moment};
 
 use crate::failure::Failure;
-use crate::frame::{encode_group, encode_mark};
+use crate::frame::{EncodedGroup, FrameMark, encode_mark};
+use crate::pace::Pace;
 use crate::reader::Reader;
 use crate::recent::Run;
 use crate::segment::{SEGMENT_HEADER_BYTES, SegmentHeader, file_name};
@@ -26,6 +28,11 @@ use crate::table::Keep;
 
 /// How often an idle writer looks for segments that have become too old.
 pub(crate) const RETENTION_PAUSE: Duration = Duration::from_secs(30);
+
+/// A group has no more than this in memory, unless it is set larger: one sync should not take for ever.
+const GROUP_BYTES_MAX: usize = 8 << 20;
+/// A timer is not asked for less than this: its ticks are of a millisecond.
+const TIMER_PAUSE_MIN: Duration = Duration::from_millis(1);
 
 /// The segment that is written.
 pub(crate) struct Active {
@@ -53,6 +60,7 @@ pub struct Writer {
     pub(crate) retire_at: Moment,
     /// The last turn deleted a segment: the next one writes first, if there is something to write.
     pub(crate) just_retired: bool,
+    pub(crate) pace: Pace,
 }
 
 /// What to do next.
@@ -61,6 +69,7 @@ pub(crate) enum Turn {
     Commit(Run),
     Resume,
     Retire,
+    Linger,
     Wait(Duration),
     End,
 }
@@ -101,9 +110,14 @@ impl Writer {
             let turn = self.next_turn();
             self.just_retired = matches!(turn, Turn::Retire);
             match turn {
-                Turn::Commit(run) => self.commit(run).await,
+                Turn::Commit(run) => {
+                    let begun = self.shared.clock.now();
+                    self.commit(run).await;
+                    self.pace.took(begun, self.shared.clock.now(), &self.shared.settings);
+                }
                 Turn::Resume => self.resume().await,
                 Turn::Retire => drop(self.retire_one().await),
+                Turn::Linger => self.pace.linger().await,
                 Turn::Wait(pause) => self.wait(pause).await,
                 Turn::End => return self.leave_mark().await,
             }
@@ -130,11 +144,19 @@ impl Writer {
             let delay = Duration::from_millis(settings.group_commit_ms_max);
             let bytes_max = usize::try_from(settings.group_commit_bytes_max).unwrap_or(usize::MAX);
             let age = now.since(since);
-            let due = state.closing || state.someone_waits() || bytes >= bytes_max || age >= delay;
-            if due && (self.just_retired || !retire) {
-                return Turn::Commit(state.take_group(bytes_max));
-            }
+            let mut due = state.closing || bytes >= bytes_max || age >= delay;
             pause = delay.saturating_sub(age);
+            if !due && state.someone_waits() {
+                let left = if state.all_wait() { Duration::ZERO } else { self.pace.left(now) };
+                due = left.is_zero();
+                pause = pause.min(left);
+            }
+            if due && (self.just_retired || !retire) {
+                return Turn::Commit(state.take_group(bytes_max.max(GROUP_BYTES_MAX)));
+            }
+            if !due && pause < TIMER_PAUSE_MIN {
+                return Turn::Linger;
+            }
         } else if state.closing {
             return Turn::End;
         }
@@ -175,26 +197,27 @@ impl Writer {
     }
 
     /// Writes a group and syncs it. Returns its bytes and where its frames begin in it.
-    pub(crate) async fn write_group(&mut self, run: &Run) -> Result<(u64, Vec<(u64, u64)>), Failure> {
-        let bytes_about = run.bytes as u64;
-        self.check_room(bytes_about)?;
-        let settings = &self.shared.settings;
-        let roll = self.active.as_ref().is_none_or(|active| {
-            active.bytes > SEGMENT_HEADER_BYTES as u64 && active.bytes + bytes_about > settings.segment_bytes_max
-        });
+    pub(crate) async fn write_group(&mut self, run: &Run) -> Result<(u64, Vec<FrameMark>), Failure> {
+        let mut group = EncodedGroup::encode(run.first_seq, &run.records)
+            .map_err(|fault| Failure::Unknown(format!("a queued record cannot be encoded: {fault}")))?;
+        let bytes = group.bytes.len() as u64;
+        self.check_room(bytes)?;
+        let bytes_max = self.shared.settings.segment_bytes_max;
+        let roll = self
+            .active
+            .as_ref()
+            .is_none_or(|active| active.bytes > SEGMENT_HEADER_BYTES as u64 && active.bytes + bytes > bytes_max);
         if roll {
             self.begin_segment(run.first_seq, run.epoch).await?;
         }
         let active = self.active.as_mut().expect("there is one now");
         let name = file_name(active.header.first_seq);
-        let (bytes, marks) = encode_group(active.seed, run.first_seq, &run.records)
-            .map_err(|fault| Failure::Unknown(format!("a queued record cannot be encoded: {fault}")))?;
-        let written = bytes.len() as u64;
-        let write = active.file.write_at(active.bytes, bytes).await;
+        group.seal(active.seed);
+        let write = active.file.write_at(active.bytes, group.bytes).await;
         write.map_err(|error| Failure::of_write("writing", &name, &error))?;
         active.file.sync().await.map_err(|error| Failure::of_sync(&name, &error))?;
-        active.bytes += written;
-        Ok((written, marks))
+        active.bytes += bytes;
+        Ok((bytes, group.marks))
     }
 
     /// The hard cap: retention has done what it may.

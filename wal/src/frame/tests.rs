@@ -3,6 +3,12 @@ use kvtier_engine::place::Slot;
 use super::*;
 use crate::codec::decode_payload;
 
+fn encode_group(seed: u32, first_seq: u64, records: &[Record]) -> (Vec<u8>, Vec<FrameMark>) {
+    let mut group = EncodedGroup::encode(first_seq, records).expect("small");
+    group.seal(seed);
+    (group.bytes, group.marks)
+}
+
 fn records(count: u32) -> Vec<Record> {
     (0..count)
         .map(|number| Record::Quarantined { slot: Slot { device: 0, offset: u64::from(number), bytes: 4096 } })
@@ -11,7 +17,7 @@ fn records(count: u32) -> Vec<Record> {
 
 #[test]
 fn a_frame_has_these_bytes() {
-    let (bytes, marks) = encode_group(0x1234_5678, 9, &records(2)).expect("small");
+    let (bytes, marks) = encode_group(0x1234_5678, 9, &records(2));
     let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
     let crc = {
         let mut hasher = crc32fast::Hasher::new_with_initial(0x1234_5678);
@@ -31,7 +37,7 @@ fn a_frame_has_these_bytes() {
 #[test]
 fn a_large_group_becomes_frames_that_join() {
     let records = records(20_000);
-    let (bytes, marks) = encode_group(7, 100, &records).expect("small");
+    let (bytes, marks) = encode_group(7, 100, &records);
     assert!(marks.len() > 2, "{} frames", marks.len());
     let (mut offset, mut next_seq, mut decoded) = (0, 100, vec![]);
     for (seq, at) in marks {
@@ -51,7 +57,7 @@ fn a_large_group_becomes_frames_that_join() {
 
 #[test]
 fn a_frame_of_another_segment_does_not_verify() {
-    let (bytes, _) = encode_group(7, 1, &records(1)).expect("small");
+    let (bytes, _) = encode_group(7, 1, &records(1));
     let header = FrameHeader::decode(&bytes).expect("in bounds");
     assert_eq!(header.verify(&bytes, 7), Ok(()));
     assert_eq!(header.verify(&bytes, 8), Err(FrameFault::Checksum));
@@ -69,7 +75,7 @@ fn a_mark_holds_no_records() {
 
 #[test]
 fn fields_out_of_bounds_are_refused_before_anything_is_read() {
-    let good = encode_group(0, 5, &records(1)).expect("small").0;
+    let good = encode_group(0, 5, &records(1)).0;
     let with = |at: usize, bytes: &[u8]| {
         let mut changed = good.clone();
         changed[at..at + bytes.len()].copy_from_slice(bytes);
