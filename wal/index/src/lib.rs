@@ -15,7 +15,7 @@
 //! | between `apply` and a flush | the state of the last flush, explicit or RocksDB's own; never part of a batch |
 //! | inside a flush | the state before it or after it: one manifest record switches all column families |
 //! | while the index is created | nothing yet; the next open creates it again |
-//! | inside [`rebuild`] | the old index, or none and an error that says how to go on; never an empty one taken for good |
+//! | inside [`rebuild()`] | the old index, or none and an error that says how to go on; never an empty one taken for good |
 //!
 //! RocksDB blocks its caller, so [`RocksIndex`] owns its threads: one writer, which keeps the order of batches and
 //! flushes, and a few readers, behind queues of bounded length (INV-5). Work that was queued is done even if its future
@@ -25,7 +25,7 @@
 //! Every value ends in a CRC32 over its key and itself: a damaged or misplaced value is an error, never an entry (INV-1).
 //!
 //! Reading order: [`codec`], [`columns`], [`store`], [`order`], [`lane`], [`rocks`], [`memory`], [`conformance`],
-//! [`inspection`], [`rebuild`].
+//! [`inspection`], [`rebuild()`].
 #![forbid(unsafe_code)]
 
 pub mod codec;

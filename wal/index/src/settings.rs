@@ -9,7 +9,7 @@ pub struct IndexSettings {
     /// 64 GiB. Too small: lookups read filters from the disk again and again.
     pub cache_bytes: u64,
     /// RAM that collects changes before RocksDB flushes by itself, in bytes. Default 16 MiB, 64 KiB to 1 GiB. RocksDB may
-    /// hold four times as much while it flushes. Too small: many small files and more disk writes.
+    /// hold five times as much while it flushes. Too small: many small files and more disk writes.
     pub write_buffer_bytes: u64,
     /// Index files kept open. Default 256, 16 to 65,536. Too small: lookups open files; too large: the process runs out
     /// of file descriptors.

@@ -98,6 +98,12 @@ fn a_full_disk_refuses_and_resumes_by_itself() {
     applied += 1;
     ask_until(&mut puppet, "flush", &format!("flush Ok({applied})"));
     assert_eq!(puppet.ask("check"), format!("check {applied} true"), "and nothing was lost on the way");
+    assert_eq!(puppet.ask("ballast"), "ballast StorageFull");
+    let refused = puppet.ask("reopen");
+    assert!(refused.starts_with("open Full("), "opening needs some room too: {refused}");
+    assert_eq!(puppet.ask("unload"), "unload Ok(())");
+    assert_eq!(puppet.ask("reopen"), format!("open {applied}"));
+    assert_eq!(puppet.ask("check"), format!("check {applied} true"));
     puppet.kill();
 }
 

@@ -64,6 +64,18 @@ fn a_new_directory_becomes_an_empty_index() {
 }
 
 #[test]
+fn the_status_counts_what_is_there() {
+    let directory = built(40);
+    let index = open(directory.path()).unwrap();
+    block_on(index.apply(support::batch(41), 41)).unwrap();
+    let status = index.status();
+    assert_eq!((status.applied, status.flushed, index.flushed()), (41, 40, 40));
+    assert!((1..1000).contains(&status.block_count_estimate), "{status:?}");
+    assert!(status.file_bytes > 0 && status.write_buffer_bytes > 0, "{status:?}");
+    assert_eq!((status.background_errors, status.write_queue_len, status.read_queue_len), (0, 0, 0));
+}
+
+#[test]
 fn an_index_another_process_has_is_refused_with_its_number() {
     let directory = tempfile::tempdir().unwrap();
     let mut puppet = Puppet::start(&[], "puppet", directory.path());
@@ -289,12 +301,10 @@ fn a_rebuild_cut_short_is_never_taken_for_an_empty_index() {
 fn a_queue_that_is_full_refuses_and_no_batch_slips_past_the_refused_one() {
     let directory = tempfile::tempdir().unwrap();
     let index = RocksIndex::open(directory.path(), IndexSettings { queue_len_max: 1, ..support::settings() }).unwrap();
-    let mut answers = Vec::new();
-    // One queued call is not enough for a thousand batches at once; whatever the thread manages, no hole comes of it.
-    for number in 1..=1000 {
-        let batch = vec![IndexChange::Put(BlockId(number.into()), sample_entry(number.into()))];
-        answers.push(index.apply(batch, number));
-    }
+    let put = |number: u64| IndexChange::Put(BlockId(number.into()), sample_entry(number.into()));
+    // The first batch keeps the thread busy while the others find the one place in the queue taken.
+    let mut answers = vec![index.apply((0..60_000).map(|_| put(1)).collect(), 1)];
+    answers.extend((2..=1000).map(|number| index.apply(vec![put(number)], number)));
     let outcomes: Vec<_> = answers.into_iter().map(block_on).collect();
     let applied = outcomes.iter().take_while(|outcome| outcome.is_ok()).count();
     assert!(applied < 1000 && outcomes[applied..].iter().all(Result::is_err), "none after the first refused one");

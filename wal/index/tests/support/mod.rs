@@ -185,28 +185,41 @@ impl Puppet {
     }
 }
 
-/// The child's side: opens an index, then obeys `apply N`, `flush`, `applied`, `check` (against the model), `ballast`
+/// The child's side: opens an index, then obeys `apply N`, `flush`, `applied`, `check` (against the model), `reopen`, `ballast`
 /// (a file that takes all room of a small disk) and `unload` (without it).
 pub fn puppet_main(settings: IndexSettings) {
     let mut lines = std::io::stdin().lines().map(Result::unwrap);
     // Started by hand or by `--include-ignored`: there is nobody to take orders from.
     let Some(directory) = lines.next() else { return };
-    let index = match RocksIndex::open(Path::new(&directory), settings) {
-        Ok(index) => index,
-        Err(error) => return println!("puppet: open failed: {error:?}"),
+    let open = || match RocksIndex::open(Path::new(&directory), settings.clone()) {
+        Ok(index) => {
+            println!("puppet: open {}", index.applied());
+            Some(index)
+        }
+        Err(error) => {
+            println!("puppet: open {error:?}");
+            None
+        }
     };
-    println!("puppet: open {}", index.applied());
+    let mut slot = open();
     let ballast = Path::new(&directory).join("ballast");
     for line in lines {
+        if line == "reopen" {
+            drop(slot.take());
+            slot = open();
+            continue;
+        }
+        let index = slot.as_ref();
+        let index = || index.expect("an index is open").clone();
         let answer = match line.split_once(' ') {
             Some(("apply", number)) => {
                 let number = number.parse().unwrap();
-                format!("apply {:?}", block_on(index.apply(batch(number), number)))
+                format!("apply {:?}", block_on(index().apply(batch(number), number)))
             }
-            None if line == "flush" => format!("flush {:?}", block_on(index.flush())),
-            None if line == "applied" => format!("applied {}", index.applied()),
+            None if line == "flush" => format!("flush {:?}", block_on(index().flush())),
+            None if line == "applied" => format!("applied {}", index().applied()),
             None if line == "check" => {
-                let found = Model::of(&*index).unwrap();
+                let found = Model::of(&*index()).unwrap();
                 format!("check {} {}", found.covered, found == Model::after(found.covered))
             }
             None if line == "ballast" => format!("ballast {:?}", fill_disk(&ballast)),
