@@ -1,4 +1,5 @@
 //! The arena against the port's conformance suite and against the kernel.
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 use std::fs::File;
 use std::os::fd::AsFd;

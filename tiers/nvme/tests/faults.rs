@@ -1,4 +1,5 @@
 //! What goes wrong between memory and medium is found, always, and stays where it is.
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 mod rig;
 

@@ -1,5 +1,5 @@
 //! A tier over heap disks, and everything around it.
-#![allow(dead_code, unreachable_pub, reason = "every test file uses its own part")]
+#![allow(dead_code, unreachable_pub, clippy::unwrap_used, reason = "every test file uses its own part")]
 
 use std::sync::{Arc, Mutex};
 
