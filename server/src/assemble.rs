@@ -9,7 +9,7 @@
 //! index to fill. An error names the component and what to do; what was opened before it closes again, and nothing on
 //! disk has changed except what recovery itself repairs (a torn tail, a superblock's second copy).
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use kvtier_device::{DiskSettings, Driver, LocalDisk, open_disk};
@@ -19,6 +19,7 @@ use kvtier_engine::policy::{AdmissionKind, PolicyKind};
 use kvtier_engine::port::{Clock, Index, IndexError, Memory, Random, Spawn, Tier};
 use kvtier_host::{Arena, ArenaError, ArenaSettings, Wish};
 use kvtier_index::{IndexSettings, RocksIndex};
+use kvtier_nvme::open::bytes_to_create;
 use kvtier_nvme::{DeviceSource, NvmeSettings, NvmeTier, Presence, scratch_bytes};
 use kvtier_wal::{Mode, WalError, WalThread, spawn_writer_thread};
 
@@ -28,8 +29,6 @@ use crate::runtime::{RuntimeSpawn, SystemRandom};
 
 /// Extents of the tier's scratch memory. Nothing is allocated from it by size, so any size will do.
 const SCRATCH_EXTENT_BYTES: u64 = 64 << 10;
-/// Bytes looked at to tell a data file that was never formatted.
-const HEAD_BYTES: usize = 4096;
 
 /// Why the node cannot be put together.
 #[derive(Debug, thiserror::Error)]
@@ -162,7 +161,7 @@ async fn open_nvme(
     })?);
     let mut sources = Vec::with_capacity(settings.paths.len());
     for path in &settings.paths {
-        let disk = Arc::new(open_disk(&disk_settings(config, path))?);
+        let disk = Arc::new(open_disk(&disk_settings(config, path)?)?);
         for memory in [arena, &scratch] {
             let (address, bytes, keep) = (memory.address(), memory.size_bytes(), memory.keep());
             disk.register_arena(kvtier_device::Arena { address, bytes, keep });
@@ -276,26 +275,16 @@ fn nvme_settings(config: &Config) -> NvmeSettings {
     }
 }
 
-fn disk_settings(config: &Config, path: &Path) -> DiskSettings {
-    let bytes = config.nvme.bytes / PAGE_BYTES * PAGE_BYTES;
-    DiskSettings {
-        bytes: is_unformatted(path).then_some(bytes),
+fn disk_settings(config: &Config, path: &Path) -> Result<DiskSettings, AssembleError> {
+    let bytes = bytes_to_create(path, config.nvme.bytes / PAGE_BYTES * PAGE_BYTES);
+    Ok(DiskSettings {
+        bytes: bytes.map_err(|source| AssembleError::System { doing: "look at the NVMe tier's file", source })?,
         driver: match config.nvme.io {
             Io::Auto => Driver::Auto,
             Io::IoUring => Driver::Uring,
             Io::Threads => Driver::Pool,
         },
         depth: u32::try_from(config.nvme.queue_depth).unwrap_or(u32::MAX),
-        ..DiskSettings::new(PathBuf::from(path))
-    }
-}
-
-/// A file that is missing, or that a crash left behind while it was being made, is brought to its size. One that holds
-/// anything is taken as it is: the tier says whether it fits.
-fn is_unformatted(path: &Path) -> bool {
-    use std::io::Read;
-    let Ok(file) = std::fs::File::open(path) else { return true };
-    let mut head = Vec::with_capacity(HEAD_BYTES);
-    let read = file.take(HEAD_BYTES as u64).read_to_end(&mut head);
-    read.is_ok() && head.iter().all(|byte| *byte == 0)
+        ..DiskSettings::new(path)
+    })
 }
