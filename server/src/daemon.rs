@@ -1,199 +1,241 @@
-//! The life of the daemon: start, serve, drain, end.
+//! The daemon's life, from its lock to its last sync.
 //!
 //! ```text
-//!  prepare      data directory locked -> log -> certificates read -> everything bound -> addresses published
-//!               any of these failing ends the start with one message and exit code 1; nothing is left behind
-//!  serve        HTTP from here on, /readyz 503 until the node serves; gRPC health and reflection
-//!  1st signal   /readyz 503 "draining"; no new connections; calls may finish for shutdown.drain_timeout
-//!  2nd signal   or the timeout: connections are dropped
-//!  end          HTTP stops last; socket file and published addresses are removed; the lock goes with the process
+//!   lock, log, bind ─► assemble ─► SERVING ── first signal ─► drain ─► close streams ─► stop ─► 0
+//!    │            └─ clients may connect; they wait, /readyz says why  │
+//!    └─ anything that fails: one line that says what to do, 1          └── second signal: now, 1
 //! ```
 //!
-//! A crash at any point leaves nothing the next start cannot take over.
+//! `kill -9` may come at any point: what was acknowledged as durable is on disk, everything else is recomputed.
 
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
+use kvtier_engine::flow::Engine;
+use kvtier_engine::port::{Clock, Spawn};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
-use tonic::transport::server::Router;
-use tonic_health::ServingStatus;
-use tonic_health::pb::health_server::{Health, HealthServer};
 
+use crate::assemble::{Assembly, assemble};
 use crate::config::Config;
-use crate::home::{Home, HomeError};
-use crate::http::{self, Pages, Readiness};
-use crate::listen::published::{self, Published};
-use crate::listen::tls::{self, ServerTls, TlsError};
-use crate::listen::{Closed, Incoming, Limits, ListenError, Seats, Sockets, tuned_server};
-use crate::observe::log::{self, LogError};
-use crate::observe::metrics::Metrics;
-use crate::observe::trace::Tracing;
-use crate::process::{Termination, raise_file_limit};
+use crate::ground::{Ground, StartError, with_causes};
+use crate::http;
+use crate::listen::tuned_server;
+use crate::process::Termination;
+use crate::runtime::SystemClock;
+use crate::service::readiness::{Readiness, Stage};
+use crate::service::routes::routes;
+use crate::service::{NodeFacts, NodeLimits, Parts, Service};
+use crate::snapshot::NodeFigures;
 
-/// Why the daemon did not start. Every message names the thing and the remedy.
-#[derive(Debug, thiserror::Error)]
-pub enum StartError {
-    /// The data directory.
-    #[error(transparent)]
-    Home(#[from] HomeError),
-    /// The log or traces.
-    #[error(transparent)]
-    Log(#[from] LogError),
-    /// Certificates.
-    #[error(transparent)]
-    Tls(#[from] TlsError),
-    /// Listeners.
-    #[error(transparent)]
-    Listen(#[from] ListenError),
-    /// Signals or the runtime.
-    #[error("{0}")]
-    System(#[from] std::io::Error),
+/// Longest chain in one request, in keys.
+const CHAIN_KEYS_MAX: usize = 65_536;
+/// How long connections may take to end once everything is written, beyond what is left of the drain's time.
+const CLOSE_PATIENCE: Duration = Duration::from_secs(1);
+/// How long tasks may take to end at the very end.
+const RUNTIME_PATIENCE: Duration = Duration::from_secs(5);
+/// How often alarms are looked at for the log.
+const ALARM_INTERVAL: Duration = Duration::from_secs(1);
+
+/// How it ended, when nothing failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum End {
+    /// Drained and closed.
+    Clean,
+    /// A second signal came, or one before it served.
+    Hurried,
 }
 
-/// What the engine and its service are put on: everything that can fail without them is done.
-#[derive(Debug)]
-pub struct Ground {
-    /// The settings.
-    pub config: Config,
-    /// The data directory.
-    pub home: Home,
-    /// The registry; give it the node's figures with [`Metrics::watch`].
-    pub metrics: Arc<Metrics>,
-    /// What `/readyz` says.
-    pub readiness: watch::Sender<Readiness>,
-    /// Seats of gRPC connections.
-    pub seats: Arc<Seats>,
-    sockets: Sockets,
-    tls: Option<ServerTls>,
-    _published: Published,
-    /// Last, so that what ends before it can still be traced.
-    _tracing: Option<Tracing>,
-}
-
-impl Ground {
-    /// Prepares; inside a tokio runtime. `closed` is told of every connection that has gone.
-    pub fn prepare(config: Config, closed: Closed) -> Result<Self, StartError> {
-        let home = Home::open(&config.data_directory, config.creates_data_directory)?;
-        let tracing = log::start(&config.log, &config.trace, &home.node.to_string())?;
-        let files = raise_file_limit();
-        if files < config.listen.connections_max + config.listen.waiting_max {
-            tracing::warn!(
-                files,
-                "fewer open files are allowed than listen.connections_max and listen.waiting_max may need; raise LimitNOFILE"
-            );
-        }
-        let tls = tls::load(&config.tls)?;
-        let sockets = Sockets::bind(&config.listen)?;
-        let published = published::publish(&home.directory, &sockets.addresses)?;
-        let metrics = Arc::new(Metrics::new());
-        let seats = usize::try_from(config.listen.connections_max).unwrap_or(usize::MAX);
-        let seats = Seats::new(seats, metrics.clone(), closed);
-        let (readiness, _) = watch::channel(Readiness::NotReady("starting".to_owned()));
-        Ok(Self { config, home, metrics, readiness, seats, sockets, tls, _published: published, _tracing: tracing })
-    }
-
-    /// Starts HTTP on `tasks`, until `stop`.
-    pub fn serve_http(&mut self, tasks: &mut JoinSet<()>, stop: CancellationToken) {
-        let pages = Pages { metrics: self.metrics.clone(), readiness: self.readiness.subscribe() };
-        let tls = self.tls.as_ref().map(|tls| tls.http.clone());
-        let serving = http::serve(&mut self.sockets, Limits::from(&self.config.listen), tls, pages, stop);
-        tasks.spawn(serving);
-    }
-
-    /// Starts accepting gRPC connections, until `stop`.
-    pub fn connections(&mut self, stop: CancellationToken) -> Incoming {
-        let limits = Limits::from(&self.config.listen);
-        self.sockets.connections(&limits, self.tls.clone(), self.seats.clone(), self.metrics.clone(), stop)
-    }
-
-    /// Says where it can be reached.
-    pub fn announce(&self) {
-        let at = &self.sockets.addresses;
-        let shown = |at: Option<std::net::SocketAddr>| at.map_or_else(|| "off".to_owned(), |at| at.to_string());
-        tracing::info!(
-            node = %self.home.node,
-            tcp = shown(at.tcp),
-            unix = at.unix.as_ref().map_or_else(|| "off".to_owned(), |path| path.display().to_string()),
-            http = shown(at.http),
-            data_directory = %self.home.directory.display(),
-            tls = self.tls.is_some(),
-            "listening"
-        );
-    }
-}
-
-/// Runs the daemon to its end.
+/// Serves until a signal; the process's exit code.
 pub fn run(config: Config) -> ExitCode {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().thread_name("kvtierd").build();
-    match runtime.map_err(StartError::from).and_then(|runtime| runtime.block_on(live(config))) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            // The log may be what failed, and a message that stands alone is easiest to find.
-            eprintln!("kvtierd: {}", with_causes(&error));
-            ExitCode::FAILURE
-        }
+    let runtime = match runtime {
+        Ok(runtime) => runtime,
+        Err(error) => return refuse(&error.into()),
+    };
+    let ended = runtime.block_on(live(config));
+    if let Ok(End::Clean) = ended {
+        runtime.shutdown_timeout(RUNTIME_PATIENCE);
+    } else {
+        runtime.shutdown_background();
+    }
+    match ended {
+        Ok(End::Clean) => ExitCode::SUCCESS,
+        Ok(End::Hurried) => ExitCode::FAILURE,
+        Err(error) => refuse(&error),
     }
 }
 
-async fn live(config: Config) -> Result<(), StartError> {
-    let mut termination = Termination::listen()?;
-    let mut ground = Ground::prepare(config, Arc::new(|_| {}))?;
-    let (stop_http, stop_grpc) = (CancellationToken::new(), CancellationToken::new());
-    let mut pages = JoinSet::new();
-    ground.serve_http(&mut pages, stop_http.clone());
-    let incoming = ground.connections(stop_grpc.clone());
-    let (health, health_service) = tonic_health::server::health_reporter();
-    health.set_service_status("", ServingStatus::NotServing).await;
-    let serving =
-        services(&ground, health_service).serve_with_incoming_shutdown(incoming, stop_grpc.clone().cancelled_owned());
-    ground.announce();
-    let mut calls = JoinSet::new();
-    calls.spawn(serving);
+fn refuse(error: &StartError) -> ExitCode {
+    // The log may be what failed, and a message that stands alone is easiest to find.
+    eprintln!("kvtierd: {}", with_causes(error));
+    ExitCode::FAILURE
+}
 
-    let signal = termination.next().await;
+async fn live(config: Config) -> Result<End, StartError> {
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock::default());
+    let mut termination = Termination::listen()?;
+    // What a client held ends with `ConnectionLife`, which also knows of requests that outlive their connection.
+    let mut ground = Ground::prepare(config, Arc::new(|_| {}))?;
+    end_at_a_panic();
+    let stop_pages = CancellationToken::new();
+    let mut pages = JoinSet::new();
+    ground.serve_http(&mut pages, stop_pages.clone());
+    let assembly = tokio::select! {
+        assembly = assemble(&ground.config, &ground.home, Arc::clone(&clock)) => assembly?,
+        signal = termination.next() => {
+            tracing::warn!(signal, "ended while starting");
+            return Ok(End::Hurried);
+        }
+    };
+    let mut serving = Serving::begin(&mut ground, &assembly)?;
+    let signal = tokio::select! {
+        signal = termination.next() => signal,
+        ended = serving.ended() => return Err(ended),
+    };
     let patience = ground.config.shutdown.drain_timeout;
     tracing::info!(signal, ?patience, "draining; a second signal ends it now");
-    ground.readiness.send_replace(Readiness::NotReady("draining".to_owned()));
-    stop_grpc.cancel();
     tokio::select! {
-        ended = tokio::time::timeout(patience, calls.join_next()) => {
-            if ended.is_err() {
-                tracing::warn!("calls were still running after shutdown.drain_timeout and are dropped");
-            }
+        () = serving.end(&assembly, clock.as_ref(), patience) => {}
+        signal = termination.next() => {
+            tracing::warn!(signal, "ended before the drain was complete; durable blocks are safe");
+            return Ok(End::Hurried);
         }
-        signal = termination.next() => tracing::warn!(signal, "calls are dropped"),
     }
-    calls.shutdown().await;
-    stop_http.cancel();
+    drop(serving);
+    assembly.close().await;
+    stop_pages.cancel();
     while pages.join_next().await.is_some() {}
     tracing::info!("ended");
-    Ok(())
+    Ok(End::Clean)
 }
 
-/// The gRPC services that need no engine: health and reflection.
-fn services<H: Health>(ground: &Ground, health: HealthServer<H>) -> Router {
-    let reflection = tonic_reflection::server::Builder::configure()
-        .register_encoded_file_descriptor_set(kvtier_proto::DESCRIPTORS)
-        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
-        .build_v1()
-        .expect("the descriptors are compiled in");
-    tuned_server(&ground.config.listen).add_service(health).add_service(reflection)
+/// A panic anywhere means that something in memory cannot be trusted any more. The process ends at once, like a crash:
+/// recovery is fast, and wrong bytes are a disaster.
+fn end_at_a_panic() {
+    let told = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        tracing::error!("kvtierd ends because of a fault of its own ({panic}); durable blocks are safe");
+        told(panic);
+        std::process::abort();
+    }));
 }
 
-/// An error and what caused it, in one line.
-fn with_causes(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(next) = cause {
-        let words = next.to_string();
-        // Transparent and inlined sources have been told already.
-        if !text.contains(&words) {
-            text.push_str(": ");
-            text.push_str(&words);
-        }
-        cause = next.source();
+/// A node that serves.
+struct Serving {
+    server: JoinSet<Result<(), tonic::transport::Error>>,
+    _followers: JoinSet<()>,
+    readiness: Arc<Readiness>,
+    stop: CancellationToken,
+}
+
+impl Serving {
+    /// Serves gRPC on what was bound. Clients that connected meanwhile have waited for this.
+    fn begin(ground: &mut Ground, assembly: &Assembly) -> Result<Self, StartError> {
+        let (readiness, stop) = (Arc::new(Readiness::default()), CancellationToken::new());
+        let service = service_of(ground, assembly, &readiness);
+        let (putting, subscribing) = (service.clone(), service.clone());
+        ground.metrics.watch(Arc::new(NodeFigures {
+            engine: assembly.engine.clone(),
+            index: Arc::clone(&assembly.index),
+            subscribers: Arc::new(move || subscribing.subscribers()),
+            put_in_flight_bytes: Arc::new(move || putting.put_in_flight_bytes()),
+        }));
+        let spawn = Arc::clone(&assembly.spawn) as Arc<dyn Spawn>;
+        let served = tuned_server(&ground.config.listen).add_routes(routes(service, &readiness, &spawn));
+        let incoming = ground.connections(stop.clone());
+        let mut server = JoinSet::new();
+        server.spawn(served.serve_with_incoming_shutdown(incoming, stop.clone().cancelled_owned()));
+        let mut followers = JoinSet::new();
+        followers.spawn(tell_pages(readiness.watch(), ground.readiness.clone()));
+        followers.spawn(tell_log(assembly.engine.clone(), Arc::clone(&assembly.clock)));
+        readiness.serve();
+        ground.readiness.send_replace(http::Readiness::Ready);
+        ground.announce()?;
+        Ok(Self { server, _followers: followers, readiness, stop })
     }
-    text
+
+    /// Resolves only if the server ends by itself.
+    async fn ended(&mut self) -> StartError {
+        match self.server.join_next().await {
+            Some(Ok(Err(error))) => StartError::Server(Some(error)),
+            _ => StartError::Server(None),
+        }
+    }
+
+    /// Writes back what is queued, ends endless streams, lets the others finish for a while, and stops listening.
+    async fn end(&mut self, assembly: &Assembly, clock: &dyn Clock, patience: Duration) {
+        let begun = clock.now();
+        self.readiness.drain();
+        let drained = assembly.engine.drain(patience).await;
+        tracing::info!(written_back = drained.written_back, abandoned = drained.abandoned, "drained");
+        self.readiness.close();
+        self.stop.cancel();
+        let left = patience.saturating_sub(clock.now().since(begun)) + CLOSE_PATIENCE;
+        if tokio::time::timeout(left, self.server.join_next()).await.is_err() {
+            tracing::warn!("calls were still running after shutdown.drain_timeout and are dropped");
+        }
+        self.server.shutdown().await;
+    }
+}
+
+fn service_of(ground: &Ground, assembly: &Assembly, readiness: &Arc<Readiness>) -> Service {
+    let (index, seats) = (Arc::clone(&assembly.index), Arc::clone(&ground.seats));
+    let config = &ground.config;
+    Service::new(Parts {
+        engine: assembly.engine.clone(),
+        clock: Arc::clone(&assembly.clock),
+        readiness: Arc::clone(readiness),
+        metrics: Arc::clone(&ground.metrics),
+        limits: NodeLimits {
+            chain_keys_max: CHAIN_KEYS_MAX,
+            put_bytes_in_flight_max: config.limits.put_bytes_in_flight_max,
+            part_deadline: config.limits.part_deadline,
+            subscribers_max: config.limits.subscribers_max,
+            drain_timeout: config.shutdown.drain_timeout,
+        },
+        facts: NodeFacts {
+            data_directory: config.data_directory.display().to_string(),
+            host_detail: assembly.host_detail.clone(),
+            index_covered_seq: Arc::new(move || index.flushed()),
+            connections: Arc::new(move || seats.taken() as u64),
+        },
+    })
+}
+
+/// Keeps `/readyz` in step with the node's stage.
+async fn tell_pages(mut stage: watch::Receiver<Stage>, told: watch::Sender<http::Readiness>) {
+    loop {
+        let now = *stage.borrow_and_update();
+        told.send_replace(match now {
+            Stage::Serving => http::Readiness::Ready,
+            Stage::Starting | Stage::Draining | Stage::Closing => http::Readiness::NotReady(now.name().to_owned()),
+        });
+        if stage.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+/// Tells the log what `status` would show: the end of recovery, and alarms as they come and go.
+async fn tell_log(engine: Engine, clock: Arc<dyn Clock>) {
+    let mut alarms = Vec::new();
+    let mut filling = true;
+    loop {
+        let status = engine.status();
+        if let Some(took) = status.recovery.filter(|_| filling) {
+            filling = false;
+            tracing::info!(blocks = status.count.nvme.blocks, ?took, "every durable block is known");
+        }
+        for alarm in status.alarms.iter().filter(|alarm| !alarms.contains(*alarm)) {
+            tracing::warn!("{alarm}");
+        }
+        for alarm in alarms.iter().filter(|alarm| !status.alarms.contains(alarm)) {
+            tracing::info!("over: {alarm}");
+        }
+        alarms = status.alarms;
+        clock.sleep(ALARM_INTERVAL).await;
+    }
 }

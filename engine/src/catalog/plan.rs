@@ -294,3 +294,76 @@ pub struct CatalogCount {
     /// Bytes of RAM the metadata takes.
     pub metadata_bytes: u64,
 }
+
+/// Why blocks could not be pinned.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum PinError {
+    /// The space's pins would exceed their bound.
+    #[error("a pin of {asked} bytes exceeds the quota: {used} of {max} bytes are pinned; unpin something or pin less")]
+    Quota {
+        /// Payload bytes of the blocks to be pinned.
+        asked: u64,
+        /// Payload bytes the space's other pins hold.
+        used: u64,
+        /// The bound.
+        max: u64,
+    },
+    /// Too many pins are open.
+    #[error("too many pins are open")]
+    TooMany,
+}
+
+/// What `expire` ended.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Expired {
+    /// Leases past their deadline.
+    pub leases: u32,
+    /// Pins past their deadline.
+    pub pins: u32,
+    /// Puts that waited for parts too long.
+    pub pending: u32,
+    /// To be journaled in this order.
+    pub records: Vec<Record>,
+}
+
+/// Answer to `finish_load`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LoadDone {
+    /// The copy, held for the caller: give it back with `unhold`. `None`: the load failed, or the block was removed
+    /// meanwhile; nothing is held.
+    pub copy: Option<HostCopy>,
+    /// To be journaled in this order.
+    pub records: Vec<Record>,
+}
+
+/// What became of an index entry during recovery.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fill {
+    /// The block is resident on NVMe now.
+    Added(BlockIndex),
+    /// Its NVMe copy is known already: nothing changed.
+    Known,
+    /// The entry does not hold, and this says why: its slot overlaps another's or a quarantined one, lies outside the
+    /// device, or is too small; the host has other bytes under the key; the block would be its own ancestor; it was
+    /// removed since recovery began. The NVMe copy is a miss, and nobody owns its slot: journal its removal.
+    Conflict(&'static str),
+}
+
+/// One block as a snapshot for subscribers shows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SnapshotBlock {
+    /// The block.
+    pub block: BlockId,
+    /// Its space's number.
+    pub space: u32,
+    /// The block before it in its chain.
+    pub parent: Option<BlockId>,
+    /// Payload bytes.
+    pub length: u32,
+    /// Readable in host memory.
+    pub host: bool,
+    /// Durable on NVMe.
+    pub nvme: bool,
+    /// The engine's key: known for blocks with a host copy, otherwise the index has it.
+    pub key: Option<Key>,
+}

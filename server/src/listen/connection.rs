@@ -1,9 +1,10 @@
 //! One served connection: its bytes, and who is at the other end.
 
+use std::any::Any;
 use std::io::IoSlice;
 use std::net::SocketAddr;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 
 use bytes::{Buf, Bytes};
@@ -27,6 +28,26 @@ pub struct Peer {
     pub endpoint: Endpoint,
     /// What its certificate says, with mTLS.
     pub identity: Option<Arc<ClientIdentity>>,
+    /// Ends when the connection and every request of it are gone.
+    pub life: Arc<ConnectionLife>,
+}
+
+/// A place for what should end with a connection. Whoever serves it may leave one thing here; it is dropped when the
+/// connection and all its requests are gone, so that nothing a late request adds to it can be left over.
+#[derive(Default)]
+pub struct ConnectionLife(OnceLock<Box<dyn Any + Send + Sync>>);
+
+impl ConnectionLife {
+    /// What was left here, made by `make` the first time; nothing if somebody left a thing of another type.
+    pub fn held<T: Any + Send + Sync>(&self, make: impl FnOnce() -> T) -> Option<&T> {
+        self.0.get_or_init(|| Box::new(make())).downcast_ref()
+    }
+}
+
+impl std::fmt::Debug for ConnectionLife {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("ConnectionLife(..)")
+    }
 }
 
 /// The far end of a socket.

@@ -40,7 +40,7 @@ use tokio_util::sync::CancellationToken;
 use crate::config::Listen;
 use crate::observe::Metrics;
 pub(crate) use accept::{Accept, accept};
-pub use connection::{ClientIdentity, Connection, ConnectionId, Endpoint, Peer};
+pub use connection::{ClientIdentity, Connection, ConnectionId, ConnectionLife, Endpoint, Peer};
 pub use seat::Seats;
 pub use socket::ListenError;
 pub(crate) use socket::{Listener, Socket};

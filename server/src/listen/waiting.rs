@@ -71,7 +71,7 @@ pub(super) async fn admit(socket: Socket, entrance: Entrance) {
         return;
     };
     entrance.metrics.entry(Entry::Served);
-    let peer = Peer { id: seat.id, endpoint, identity: spoken.identity };
+    let peer = Peer { id: seat.id, endpoint, identity: spoken.identity, life: Arc::default() };
     let connection = Connection { stream: spoken.stream, spoken: Bytes::from_static(PREFACE), peer, seat };
     // Fails only when tonic has stopped; then the connection closes with it.
     let _ = entrance.give.send(connection).await;

@@ -1,0 +1,135 @@
+//! After a restart: NVMe copies come back from the index.
+//!
+//! The index is read in id order, so children come before and after their parents; a parent not yet seen is a shadow that
+//! turns visible later. Puts, loads and deletes go on meanwhile; only NVMe slots are neither handed out nor evicted.
+
+use kvtier_identity::BlockId;
+
+use super::Catalog;
+use super::entry::{Level, NONE, QUEUED, State, WISHED};
+use super::numbers::NumberSet;
+use super::plan::{BlockIndex, Fill};
+use crate::place::Slot;
+use crate::port::IndexEntry;
+
+impl Catalog {
+    /// Recovery begins: marks what was quarantined. To be called before anything is on NVMe.
+    pub fn begin_fill(&mut self, quarantined: &[Slot]) {
+        assert!(self.shelf(Level::Nvme).blocks == 0, "recovery begins with an empty catalog");
+        for slot in quarantined {
+            self.shelf_mut(Level::Nvme).slots.mark_bad(*slot);
+        }
+        self.removed_in_fill = Some(NumberSet::default());
+    }
+
+    /// Takes one entry of the index over. Any order; the same entry twice does no harm. After a conflict nothing owns
+    /// the entry's slot: the caller journals the removal, so that the index forgets it too.
+    pub fn fill(&mut self, block: BlockId, entry: &IndexEntry) -> Fill {
+        let removed = self.removed_in_fill.as_ref().expect("recovery has begun");
+        if removed.contains(&(block.0 as u64)) {
+            return Fill::Conflict("the block was removed since recovery began");
+        }
+        let mut found = self.blocks.find(block);
+        if let Some(index) = found {
+            let known = self.blocks.get(index);
+            match known.state {
+                State::Visible if known.place(Level::Nvme).is_some() => return Fill::Known,
+                State::Visible if (known.length, known.crc) != (entry.length, entry.crc) => {
+                    return Fill::Conflict("other bytes were put under this key meanwhile");
+                }
+                State::Visible => {}
+                // The durable copy is complete; whoever is putting it again learns that it is a duplicate.
+                State::Pending => self.give_up(known.generation),
+                State::Free | State::Shadow | State::Doomed => {}
+            }
+            found = self.blocks.find(block);
+        }
+        let index = self.entry_for(found, block);
+        let filled = if self.blocks.get(index).state == State::Visible {
+            self.claim_filled(index, entry)
+        } else {
+            self.adopt(index, entry).and_then(|()| self.claim_filled(index, entry))
+        };
+        if let Err(problem) = filled {
+            self.blocks.prune(index);
+            return Fill::Conflict(problem);
+        }
+        if self.blocks.get(index).state != State::Visible {
+            self.blocks.set_state(index, State::Visible);
+        }
+        self.appear_filled(index);
+        Fill::Added(BlockIndex(index))
+    }
+
+    /// Links a shadow to its parent, which may be unknown yet.
+    fn adopt(&mut self, index: u32, entry: &IndexEntry) -> Result<(), &'static str> {
+        let parent = match entry.parent {
+            None => NONE,
+            Some(parent) => self.blocks.find(parent).unwrap_or_else(|| self.blocks.insert(parent)),
+        };
+        let linked = self.blocks.set_parent(index, parent);
+        if linked.is_err() {
+            self.blocks.prune(parent);
+            return linked;
+        }
+        let filled = self.blocks.get_mut(index);
+        (filled.space, filled.length, filled.crc) = (entry.space, entry.length, entry.crc);
+        Ok(())
+    }
+
+    fn claim_filled(&mut self, index: u32, entry: &IndexEntry) -> Result<(), &'static str> {
+        let place = self.shelf_mut(Level::Nvme).slots.claim(entry.slot, entry.length, index)?;
+        self.blocks.occupy(index, Level::Nvme, place);
+        let filled = self.blocks.get_mut(index);
+        filled.generation = entry.generation;
+        filled.flags &= !(QUEUED | WISHED);
+        Ok(())
+    }
+
+    /// Like `appear`, without a touch: what was stored before the restart is no news.
+    fn appear_filled(&mut self, index: u32) {
+        let entry = *self.blocks.get(index);
+        let parent = entry.parent;
+        let above = (parent != NONE && self.blocks.get(parent).has(Level::Nvme)).then_some(parent);
+        let shelf = self.shelf_mut(Level::Nvme);
+        shelf.policy.insert(index, entry.mark(), above);
+        shelf.blocks += 1;
+        shelf.payload_bytes += u64::from(entry.length);
+        if entry.has(Level::Host) {
+            self.settle(index);
+        } else {
+            let sum = self.spaces.entry(entry.space).or_default();
+            sum.blocks += 1;
+            sum.bytes += u64::from(entry.length);
+        }
+    }
+
+    /// Recovery is complete: NVMe slots may be handed out and evicted. Orders the copies for eviction: newest store
+    /// hottest, ancestors always hotter than descendants; what was touched since the start stays hottest of all.
+    pub fn finish_fill(&mut self) {
+        assert!(self.removed_in_fill.take().is_some(), "recovery has begun");
+        let mut newest: Vec<(u64, u32)> = Vec::new();
+        let untouched = |index: &u32| {
+            let entry = self.blocks.get(*index);
+            entry.has(Level::Nvme) && entry.stamp == 0
+        };
+        newest.extend((0..self.blocks.end()).filter(untouched).map(|index| (self.blocks.get(index).generation, index)));
+        newest.sort_unstable();
+        let mut path = Vec::new();
+        for (_, index) in newest.into_iter().rev() {
+            let mut at = index;
+            while at != NONE && self.blocks.get(at).stamp == 0 {
+                path.push(at);
+                at = self.blocks.get(at).parent;
+            }
+            while let Some(at) = path.pop() {
+                // Any stamp but 0 will do: one tick ago, so that the next touch counts.
+                self.blocks.get_mut(at).stamp = self.tick.now.wrapping_sub(1).max(1);
+                if self.blocks.get(at).has(Level::Nvme) {
+                    self.shelf_mut(Level::Nvme).policy.sink(at);
+                }
+            }
+        }
+        self.tick.now = self.tick.now.wrapping_add(1);
+    }
+}

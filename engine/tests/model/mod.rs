@@ -1,0 +1,3 @@
+//! The model the catalog is compared with.
+pub mod steps;
+pub mod world;
