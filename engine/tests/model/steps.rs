@@ -314,9 +314,10 @@ impl World {
                 let entry = &self.index[&number];
                 assert_eq!((expect.block, expect.length, expect.crc), (id(number), length(number), tag));
                 assert_eq!((expect.generation, from), (entry.generation, entry.slot));
-                self.model(number).loading = true;
                 self.loads.push(Flight { index, number, from, to: into, tag, entry: None, doomed: false });
+                // Room is made before the load owns its slot; the host copies of its ancestors may have to go for it.
                 self.apply(&records);
+                self.model(number).loading = true;
             }
             LoadPlan::Miss(miss) if miss.reason == MissReason::Throttled => {
                 assert!(model.visible());
