@@ -2,7 +2,7 @@
 
 use std::sync::atomic::Ordering;
 
-use kvtier_tests::within;
+use kvtier_tests::wire::within;
 
 use crate::load::Load;
 
@@ -22,7 +22,8 @@ impl Moments {
 
     /// Waits for the next moment: some acknowledgements, then some turns of the scheduler.
     pub(crate) async fn wait(&mut self, load: &Load) {
-        let acknowledged = 1 + self.next() % 120;
+        // Of 72 durable blocks a round.
+        let acknowledged = 1 + self.next() % 68;
         within("acknowledgements under load", async {
             while load.acknowledged.load(Ordering::Acquire) < acknowledged {
                 kvtier_tests::wire::breathe().await;

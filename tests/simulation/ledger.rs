@@ -45,6 +45,7 @@ pub(crate) struct Seen {
     pub(crate) crashes: u64,
     pub(crate) survivors: u64,
     pub(crate) repairs: u64,
+    pub(crate) refusals: u64,
 }
 
 impl Name {
@@ -156,6 +157,7 @@ impl Seen {
         self.crashes += other.crashes;
         self.survivors += other.survivors;
         self.repairs += other.repairs;
+        self.refusals += other.refusals;
     }
 
     /// Everything the simulation is for has happened.

@@ -90,19 +90,26 @@ impl Simulation {
         for _ in 0..1 + self.seed.below(3) {
             self.work(50 + self.seed.clone().below(700))?;
             self.crash();
-            self.boot()?;
+            if !self.boot()? {
+                return Ok(self.end());
+            }
             self.check_promises()?;
         }
         self.work(200)?;
         self.rest()?;
+        Ok(self.end())
+    }
+
+    fn end(&mut self) -> Verdict {
         let history = self.executor.history;
         let seen = self.ledger.borrow().seen.clone();
         self.executor.kill();
-        Ok(Verdict { history, seen })
+        Verdict { history, seen }
     }
 
     /// Boots. After a device that lies about syncs, the log may refuse to open: then it is repaired, as a person would.
-    fn boot(&mut self) -> Result<(), String> {
+    /// False: a write that went astray hit a superblock, and the node refuses to go on. That ends the run.
+    fn boot(&mut self) -> Result<bool, String> {
         // A node that does not come up has nothing to check: faults begin once it serves.
         self.machine.world.set_faults(Faults::default());
         match self.try_boot() {
@@ -110,9 +117,13 @@ impl Simulation {
                 self.ledger.borrow_mut().seen.repairs += 1;
                 self.executor.kill();
                 self.machine.repair_log()?;
-                self.try_boot()
+                self.try_boot().map(|()| true)
             }
-            booted => booted,
+            Err(refusal) if self.weather == Weather::Hostile && refusal.contains("superblock") => {
+                self.ledger.borrow_mut().seen.refusals += 1;
+                Ok(false)
+            }
+            booted => booted.map(|()| true),
         }
     }
 
