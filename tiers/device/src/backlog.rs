@@ -113,11 +113,10 @@ impl Backlog {
     /// Pays for a start out of the class's credit, and credits those below that wait.
     fn settle(&mut self, class: usize, bytes: u64) {
         self.classes[class].credit_bytes = self.classes[class].credit_bytes.saturating_sub(bytes);
-        for lower in class + 1..CLASS_COUNT {
-            let Class { queue, credit_bytes, .. } = &mut self.classes[lower];
+        for (Class { queue, credit_bytes, .. }, divisor) in self.classes.iter_mut().zip(SHARE_DIVISOR).skip(class + 1) {
             // Credit is a right to go next, not a hoard: an empty queue has none, and nobody more than its head needs.
             *credit_bytes = match queue.front() {
-                Some(head) => (*credit_bytes + bytes / SHARE_DIVISOR[lower]).min(u64::from(head.bytes)),
+                Some(head) => (*credit_bytes + bytes / divisor).min(u64::from(head.bytes)),
                 None => 0,
             };
         }

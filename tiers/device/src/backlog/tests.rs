@@ -7,7 +7,7 @@ use crate::transfer::{Limits, plan};
 
 fn transfer(priority: Priority, pages: usize, offset: u64) -> Transfer {
     let into = AlignedBuffer::zeroed(pages * 4096).disk_buffer();
-    let limits = Limits { disk_bytes: u64::MAX, transfer_bytes_max: u32::MAX & !4095, poisoned: None };
+    let limits = Limits { disk_bytes: u64::MAX, transfer_bytes_max: !4095, poisoned: None };
     plan(vec![DiskOp::Read { offset, into }], priority, limits).transfers.remove(0)
 }
 
