@@ -1,4 +1,5 @@
 //! The conformance suite on both indexes.
+#![allow(clippy::unwrap_used, reason = "a test that fails stops")]
 
 mod support;
 

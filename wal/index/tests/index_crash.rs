@@ -1,4 +1,5 @@
 //! What a killed process leaves behind: the state after some whole batch, at least that of the last flush.
+#![allow(clippy::unwrap_used, reason = "a test that fails stops")]
 
 mod support;
 

@@ -1,4 +1,5 @@
 //! Flipped bits and cut files: an error that names the directory and the remedy, or the truth; never anything else.
+#![allow(clippy::unwrap_used, reason = "a test that fails stops")]
 
 mod support;
 

@@ -1,4 +1,5 @@
 //! A full disk: refused as `Full`, nothing lost, resumed by itself; other failed writes stop the index until a restart.
+#![allow(clippy::unwrap_used, reason = "a test that fails stops")]
 
 mod support;
 

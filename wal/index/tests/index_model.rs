@@ -1,4 +1,5 @@
 //! Random batches, flushes, reopens and crashes against a map.
+#![allow(clippy::unwrap_used, reason = "a test that fails stops")]
 
 mod support;
 

@@ -1,4 +1,5 @@
 //! What opening refuses, and what fsck and rebuild do about it.
+#![allow(clippy::unwrap_used, reason = "a test that fails stops")]
 
 mod support;
 
