@@ -34,7 +34,7 @@ fn main() {
 }
 
 fn rates(arena: &Arena) {
-    let source: Vec<u8> = (0..BLOCK_BYTES * BLOCKS).map(|at| (at * 7 >> 3) as u8).collect();
+    let source: Vec<u8> = (0..BLOCK_BYTES * BLOCKS).map(|at| ((at * 7) >> 3) as u8).collect();
     let slots: Vec<_> = (0..BLOCKS as u64)
         .map(|at| Slot { device: 0, offset: at * (BLOCK_BYTES as u64 + 4096), bytes: BLOCK_BYTES as u32 + 4096 })
         .collect();

@@ -1,4 +1,5 @@
 //! The slot header: golden bytes, and nothing that is thrown at its decoder comes back as another block.
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 use kvtier_engine::header::{HEADER_BYTES, HeaderError, SlotHeader};
 use kvtier_identity::{BlockId, Key, SpaceDigest};

@@ -5,8 +5,8 @@ mod rig;
 use std::time::Duration;
 
 use futures::FutureExt;
-use kvtier_device::Priority;
-use kvtier_engine::port::{Clock, DeviceState, Load, LoadOutcome, StoreOutcome, Tier, TierError, Verify};
+use kvtier_device::{Disk, DiskCounters, DiskError, DiskOp, Priority};
+use kvtier_engine::port::{BoxFuture, Clock, DeviceState, Load, LoadOutcome, StoreOutcome, Tier, TierError, Verify};
 use kvtier_nvme::NvmeSettings;
 use kvtier_nvme::fake::Fault;
 use rig::{MIB, Rig, expect, payload, settings};
@@ -211,6 +211,64 @@ fn a_failed_sync_poisons_the_device_for_stores_and_not_for_loads() {
     let states: Vec<_> = rig.tier.health().into_iter().map(|health| health.state).collect();
     assert_eq!(states, [DeviceState::Poisoned, DeviceState::Up]);
     assert!(rig.tier.health()[0].detail.contains("restart the daemon"));
+}
+
+/// A disk that forgets that its sync failed, as a page cache does: the next sync of the same file "succeeds".
+struct Forgetful(std::sync::Arc<kvtier_nvme::fake::HeapDisk>, std::sync::atomic::AtomicUsize);
+
+impl Disk for Forgetful {
+    fn bytes(&self) -> u64 {
+        self.0.bytes()
+    }
+
+    fn submit(&self, batch: Vec<DiskOp>, priority: Priority) -> BoxFuture<Vec<Result<(), DiskError>>> {
+        self.0.submit(batch, priority)
+    }
+
+    fn sync(&self) -> BoxFuture<Result<(), DiskError>> {
+        // Formatting takes the first two.
+        let failed = self.1.fetch_add(1, std::sync::atomic::Ordering::SeqCst) == 2;
+        let result = if failed { Err(DiskError::Io("input/output error".into())) } else { Ok(()) };
+        Box::pin(std::future::ready(result))
+    }
+
+    fn poisoned(&self) -> Option<String> {
+        None
+    }
+
+    fn mode(&self) -> String {
+        "forgetful".into()
+    }
+
+    fn counters(&self) -> DiskCounters {
+        self.0.counters()
+    }
+}
+
+#[test]
+fn the_tier_remembers_a_failed_sync_even_if_the_disk_forgets_it() {
+    let rig = Rig::new();
+    let disk = Forgetful(std::sync::Arc::new(kvtier_nvme::fake::HeapDisk::of_bytes(8 * MIB)), 0.into());
+    let ports = kvtier_nvme::Ports {
+        memory: rig.memory.clone(),
+        scratch: std::sync::Arc::new(kvtier_nvme::fake::HeapMemory::of_bytes(2 * MIB)),
+        clock: std::sync::Arc::new(rig.clock.clone()),
+        spawn: std::sync::Arc::new(rig.tasks.clone()),
+    };
+    let source = kvtier_nvme::DeviceSource {
+        path: "nvme-0.blocks".into(),
+        disk: std::sync::Arc::new(disk),
+        presence: rig.presence.clone(),
+    };
+    let open = async move { kvtier_nvme::NvmeTier::open(&settings(1, 8), rig::NODE, vec![source], ports).await };
+    let tier = rig.run(open).unwrap();
+    for attempt in 0..3 {
+        let synced = rig.run(tier.sync(vec![0]));
+        assert!(matches!(synced, Err(TierError::Poisoned { .. })), "attempt {attempt}: {synced:?}");
+    }
+    assert_eq!(tier.counters()[0].syncs, 1, "INV-7: nobody tries again");
+    let store = rig.plan(2, 1, LENGTH, rig.host(0, LENGTH), rig.slot(2, LENGTH));
+    assert!(matches!(rig.run(tier.store(vec![store]))[0], StoreOutcome::Failed(TierError::Poisoned { .. })));
 }
 
 #[test]
