@@ -110,7 +110,8 @@ async fn a_log_with_a_torn_tail_opens_at_every_length() {
     let node = stopped_node().await;
     let folder = node.setup.data().join("wal");
     let newest = std::fs::read_dir(&folder).expect("the log is a folder").map(|entry| entry.expect("an entry").path());
-    let newest = newest.filter(|path| path.extension().is_some_and(|name| name == "wal")).max().expect("there is a segment");
+    let newest =
+        newest.filter(|path| path.extension().is_some_and(|name| name == "wal")).max().expect("there is a segment");
     let whole = std::fs::read(&newest).expect("the segment can be read");
     let Stopped { mut setup, chain, .. } = node;
     for cut in [1, 7, 64, 333] {

@@ -82,12 +82,17 @@ pub(crate) async fn check_promised(world: &mut World, promised: &BTreeSet<Name>,
     let space = world.space.clone();
     for (made, number) in promised.iter().map(|name| (name.0, name.1)).collect::<BTreeSet<_>>() {
         let blocks = chain(made, number);
-        let kept: Vec<Block> = promised.range((made, number, 0)..(made, number, BLOCKS)).map(|name| blocks[name.2].clone()).collect();
+        let kept: Vec<Block> =
+            promised.range((made, number, 0)..(made, number, BLOCKS)).map(|name| blocks[name.2].clone()).collect();
         let got = world.wire.get_keys(&space, &block::keys(&kept)).await.expect("a get of good keys is answered");
         for (got, block) in got.into_iter().zip(&kept) {
             match got {
-                Got::Block(bytes, _) => assert!(bytes == block.payload, "round {round}: wrong bytes for {:?}", block.key),
-                Got::Miss(miss) => panic!("round {round}: {:?} of round {made} was acknowledged durable: {miss:?}", block.key),
+                Got::Block(bytes, _) => {
+                    assert!(bytes == block.payload, "round {round}: wrong bytes for {:?}", block.key)
+                }
+                Got::Miss(miss) => {
+                    panic!("round {round}: {:?} of round {made} was acknowledged durable: {miss:?}", block.key)
+                }
             }
         }
     }
