@@ -58,17 +58,18 @@ tcp=$(address_of tcp)
 http=$(address_of http)
 echo "== kvtierd serves gRPC on $tcp and HTTP on $http; data in $folder/data, log in $log"
 
-target/release/kvtier --address "$tcp" trace replay "$trace" --limit "$limit"
+target/release/kvtier --endpoint "http://$tcp" trace replay "$trace" --limit "$limit"
 
 cat << TEXT
 
 == Look around (the daemon stops when this script ends; DEMO_KEEP=1 leaves it running)
-   target/release/kvtier --address $tcp status
-   target/release/kvtier --address $tcp top
+   target/release/kvtier --endpoint http://$tcp status
+   target/release/kvtier --endpoint http://$tcp top
    http://$http/metrics
    $log
 TEXT
-target/release/kvtier --address "$tcp" status
+echo
+target/release/kvtier --endpoint "http://$tcp" status
 
 if [[ -n ${DEMO_KEEP:-} ]]; then
   trap - EXIT

@@ -80,7 +80,8 @@ pub struct Assembly {
 pub async fn assemble(config: &Config, home: &Home, clock: Arc<dyn Clock>) -> Result<Assembly, AssembleError> {
     let spawn = RuntimeSpawn::current();
     let random = SystemRandom::open().map_err(|source| AssembleError::System { doing: "open /dev/urandom", source })?;
-    let index = RocksIndex::open(&config.index.directory, index_settings(config, home)).map_err(AssembleError::Index)?;
+    let index =
+        RocksIndex::open(&config.index.directory, index_settings(config, home)).map_err(AssembleError::Index)?;
     tracing::info!(applied = index.applied(), blocks = index.status().block_count_estimate, "index opened");
     let wal = open_wal(config, home, &clock, index.applied())?;
     let arena = Arc::new(Arena::create(&arena_settings(config))?);

@@ -5,13 +5,9 @@ use crate::source::{self, Source};
 use crate::tokens::{Token, lines_of, tokens};
 use crate::{Finding, assert_none};
 
-const BANNED: &[(&str, &str)] = &[
-    ("# [ ignore", "a test nobody runs proves nothing; run it or remove it"),
-    ("todo !", "finish it"),
-    ("unimplemented !", "finish it"),
-    ("dbg !", "take it out"),
-];
+const BANNED: &[(&str, &str)] = &[("todo !", "finish it"), ("unimplemented !", "finish it"), ("dbg !", "take it out")];
 
+const IGNORE: &str = "# [ ignore";
 const SLEEPS: &[&str] = &["thread : : sleep", "time : : sleep", "time : : sleep_until", "thread : : park_timeout"];
 
 /// The engine is pure: it asks ports. What it must not name, also not through `std`.
@@ -26,6 +22,11 @@ fn check(source: &Source, ratchet: &Ratchet) -> Vec<Finding> {
     let mut findings = Vec::new();
     for (pattern, why) in BANNED {
         findings.extend(lines_of(&tokens, pattern).into_iter().map(|line| Finding::new(at(line), *why)));
+    }
+    if !ratchet.may_ignore.contains_key(&source.path) {
+        let lines = lines_of(&tokens, IGNORE).into_iter();
+        findings
+            .extend(lines.map(|line| Finding::new(at(line), "a test nobody runs proves nothing; run it or remove it")));
     }
     if !ratchet.may_sleep.keys().any(|allowed| source.path.starts_with(allowed.as_str())) {
         let lines = sleeps(&tokens).into_iter();
@@ -55,13 +56,15 @@ fn sleeps(tokens: &[Token]) -> Vec<usize> {
 
 /// Exceptions that point at nothing are lies.
 fn check_exceptions(sources: &[Source], ratchet: &Ratchet) -> Vec<Finding> {
-    let used = |allowed: &str| {
-        sources.iter().any(|source| {
-            source.path.starts_with(allowed) && !sleeps(&tokens(&source.text).unwrap_or_default()).is_empty()
-        })
+    let used = |allowed: &str, does: &dyn Fn(&[Token]) -> bool| {
+        let named = sources.iter().filter(|source| source.path.starts_with(allowed));
+        named.map(|source| tokens(&source.text).unwrap_or_default()).any(|tokens| does(&tokens))
     };
-    let idle = ratchet.may_sleep.keys().filter(|allowed| !used(allowed));
-    idle.map(|allowed| Finding::new(allowed, "does not sleep; take it out of [may_sleep] in ratchet.toml")).collect()
+    let idle_sleeps = ratchet.may_sleep.keys().filter(|allowed| !used(allowed, &|tokens| !sleeps(tokens).is_empty()));
+    let idle_ignores =
+        ratchet.may_ignore.keys().filter(|allowed| !used(allowed, &|tokens| !lines_of(tokens, IGNORE).is_empty()));
+    let idle = idle_sleeps.chain(idle_ignores);
+    idle.map(|allowed| Finding::new(allowed, "needs no exception any more; take it out of ratchet.toml")).collect()
 }
 
 #[test]
@@ -102,4 +105,13 @@ fn an_allowed_place_may_sleep_and_a_port_is_not_a_sleep() {
     assert_eq!(check_exceptions(&[sleeping], &ratchet), []);
     assert_eq!(check_exceptions(&[], &ratchet).len(), 1);
     assert_eq!(check(&Source::made_up("a.rs", "fn f() { clock.sleep(d) }"), &Ratchet::default()), []);
+}
+
+#[test]
+fn an_allowed_file_may_ignore_and_an_idle_exception_is_found() {
+    let ratchet = Ratchet { may_ignore: [("a.rs".to_owned(), "a child".to_owned())].into(), ..Ratchet::default() };
+    let ignoring = Source::made_up("a.rs", "#[test]\n#[ignore = \"the child\"]\nfn f() {}");
+    assert_eq!(check(&ignoring, &ratchet), []);
+    assert_eq!(check_exceptions(&[ignoring], &ratchet), []);
+    assert_eq!(check_exceptions(&[Source::made_up("a.rs", "fn f() {}")], &ratchet).len(), 1);
 }

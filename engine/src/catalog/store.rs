@@ -50,6 +50,13 @@ impl Catalog {
         ancestors
     }
 
+    /// Whether a child of the block is durable, or on its way there: it was put while this block was still incomplete, and
+    /// is reachable after a restart only if this block is durable, too.
+    pub fn has_durable_child(&self, index: BlockIndex) -> bool {
+        let durable = |child: u32| self.blocks.get(child).place(Level::Nvme).is_some();
+        self.blocks.children(index.0).any(durable)
+    }
+
     fn store_declined(&self, index: u32, length: u32) -> Option<Decline> {
         if !self.has_nvme() {
             Some(Decline::NvmeUnavailable)

@@ -154,6 +154,11 @@ impl Values {
         self.0.get(path).and_then(T::from_value)
     }
 
+    /// The value at a path.
+    pub fn get(&self, path: &str) -> Option<&Value> {
+        self.0.get(path)
+    }
+
     /// The value at a path as it will be shown.
     pub fn show(&self, path: &str) -> Option<String> {
         self.0.get(path).map(Value::show)

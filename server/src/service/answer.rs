@@ -179,16 +179,36 @@ pub(crate) fn outcome(tag: u64, outcome: v1::put_response::Outcome) -> v1::PutRe
 fn decline_words(decline: Decline) -> (v1::DeclineReason, &'static str) {
     use v1::DeclineReason as Reason;
     match decline {
-        Decline::HostFull => (Reason::HostFull, "every block of the host tier is leased, pinned or in flight: release leases, or try again"),
-        Decline::NvmeFull => (Reason::NvmeFull, "every block on nvme is leased, pinned or in flight: release leases, or try again"),
-        Decline::NotAdmitted => (Reason::NotAdmitted, "the admission policy keeps this block off nvme; it may be put as volatile"),
-        Decline::ParentUnknown => (Reason::ParentUnknown, "its parent is not resident, so no lookup could reach it: put the chain from its first missing block"),
-        Decline::NvmeUnavailable => (Reason::NvmeUnavailable, "there is no nvme tier that takes stores: see the alarms in status, or put it as volatile"),
-        Decline::JournalUnavailable => (Reason::JournalUnavailable, "the journal takes no records: see the alarms in status, or put it as volatile"),
+        Decline::HostFull => (
+            Reason::HostFull,
+            "every block of the host tier is leased, pinned or in flight: release leases, or try again",
+        ),
+        Decline::NvmeFull => {
+            (Reason::NvmeFull, "every block on nvme is leased, pinned or in flight: release leases, or try again")
+        }
+        Decline::NotAdmitted => {
+            (Reason::NotAdmitted, "the admission policy keeps this block off nvme; it may be put as volatile")
+        }
+        Decline::ParentUnknown => (
+            Reason::ParentUnknown,
+            "its parent is not resident, so no lookup could reach it: put the chain from its first missing block",
+        ),
+        Decline::NvmeUnavailable => (
+            Reason::NvmeUnavailable,
+            "there is no nvme tier that takes stores: see the alarms in status, or put it as volatile",
+        ),
+        Decline::JournalUnavailable => (
+            Reason::JournalUnavailable,
+            "the journal takes no records: see the alarms in status, or put it as volatile",
+        ),
         Decline::Draining => (Reason::Draining, "the daemon is draining and takes no more puts"),
-        Decline::TooLarge => (Reason::TooLarge, "no extent can hold a block of this size: raise host.extent_bytes or nvme.extent_bytes"),
+        Decline::TooLarge => {
+            (Reason::TooLarge, "no extent can hold a block of this size: raise host.extent_bytes or nvme.extent_bytes")
+        }
         Decline::Busy => (Reason::Busy, "a queue is full: try again"),
-        Decline::Recovering => (Reason::Recovering, "the index is still filling after a restart: try again, or put it as volatile"),
+        Decline::Recovering => {
+            (Reason::Recovering, "the index is still filling after a restart: try again, or put it as volatile")
+        }
     }
 }
 
@@ -209,14 +229,22 @@ pub(crate) fn miss(miss: &Miss) -> v1::Miss {
     let ago = miss.age.map_or_else(String::new, |age| format!(" {} ago", words_of(age)));
     let (reason, detail) = match miss.reason {
         MissReason::NeverStored => (Reason::NeverStored, "not stored, as far as the history remembers".to_owned()),
-        MissReason::Removed(RemovalCause::Evicted) => (Reason::Evicted, format!("evicted from {place}{ago} for room of another block")),
-        MissReason::Removed(RemovalCause::Corrupt) => (Reason::Corrupt, format!("its bytes on {place} did not verify{ago}")),
+        MissReason::Removed(RemovalCause::Evicted) => {
+            (Reason::Evicted, format!("evicted from {place}{ago} for room of another block"))
+        }
+        MissReason::Removed(RemovalCause::Corrupt) => {
+            (Reason::Corrupt, format!("its bytes on {place} did not verify{ago}"))
+        }
         MissReason::Removed(RemovalCause::Deleted) => (Reason::Deleted, format!("deleted{ago}")),
         MissReason::Removed(RemovalCause::SpaceDropped) => (Reason::Deleted, format!("its space was dropped{ago}")),
         MissReason::Removed(RemovalCause::TierDown) => (Reason::TierDown, format!("lost with {place}{ago}")),
-        MissReason::Declined(decline) => (Reason::Declined, format!("a put of it was declined{ago}: {}", decline_words(decline).1)),
+        MissReason::Declined(decline) => {
+            (Reason::Declined, format!("a put of it was declined{ago}: {}", decline_words(decline).1))
+        }
         MissReason::TierDown => (Reason::TierDown, format!("resident on {place}, which does not answer")),
-        MissReason::Throttled => (Reason::Throttled, format!("resident on {place}, but no host slot could be had: try again")),
+        MissReason::Throttled => {
+            (Reason::Throttled, format!("resident on {place}, but no host slot could be had: try again"))
+        }
         MissReason::Incomplete => (Reason::Incomplete, "some of its parts have not been committed".to_owned()),
     };
     let age_ms = miss.age.map(|age| u64::try_from(age.as_millis()).unwrap_or(u64::MAX));

@@ -40,7 +40,11 @@ pub(crate) fn keys<B: AsRef<[u8]>>(field: &str, chain: &[B], count_max: usize) -
 /// A lease by its name.
 pub(crate) fn lease(bytes: &[u8]) -> Result<LeaseId, BadField> {
     let name = <[u8; LEASE_BYTES]>::try_from(bytes).map_err(|_| {
-        let value = if bytes.len() < LEASE_BYTES { format!("{} (0x{})", counted(bytes.len()), hex(bytes)) } else { counted(bytes.len()) };
+        let value = if bytes.len() < LEASE_BYTES {
+            format!("{} (0x{})", counted(bytes.len()), hex(bytes))
+        } else {
+            counted(bytes.len())
+        };
         BadField::new("lease", value, "a lease is named by the 16 bytes that Lookup returned")
     })?;
     Ok(LeaseId(u128::from_le_bytes(name)))

@@ -99,7 +99,8 @@ impl Carried {
             return Ok(client.clone());
         }
         if clients.len() >= OWNERS_PER_CONNECTION_MAX {
-            let remedy = format!("a connection carries at most {OWNERS_PER_CONNECTION_MAX} names: use another connection");
+            let remedy =
+                format!("a connection carries at most {OWNERS_PER_CONNECTION_MAX} names: use another connection");
             return Err(BadField::new(CLIENT_HEADER, format!("name number {}", clients.len() + 1), remedy));
         }
         let client = table.join(owner);

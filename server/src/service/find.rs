@@ -15,10 +15,10 @@ pub(crate) async fn lookup(
     let keys = ask::keys("keys", &request.keys, node.limits.chain_keys_max)?;
     let lease = request.lease_ms.map(ask::milliseconds);
     let found = node.engine.lookup(&space, &keys, lease, client.owner()).await.map_err(answer::status)?;
-    let prefix = found.prefix.iter().map(|block| v1::ResidentBlock {
-        tier: answer::tier(block.tier).into(),
-        length: block.length,
-    });
+    let prefix = found
+        .prefix
+        .iter()
+        .map(|block| v1::ResidentBlock { tier: answer::tier(block.tier).into(), length: block.length });
     Ok(v1::LookupResponse {
         prefix: prefix.collect(),
         lease: found.lease.map_or_else(Vec::new, |lease| lease.id.0.to_le_bytes().to_vec()),

@@ -143,10 +143,13 @@ impl Intake {
         match self.node.engine.reserve(&put).await {
             Ok(Reserved::Write(writer)) => {
                 let deadline = Instant::now() + self.node.limits.part_deadline;
-                self.state = State::Filling(Box::new(Filling { tag, announced, crc, writer, begun, deadline, _room: room }));
+                self.state =
+                    State::Filling(Box::new(Filling { tag, announced, crc, writer, begun, deadline, _room: room }));
                 None
             }
-            Ok(Reserved::Duplicate(None)) => Some(Step::Answer(answer::outcome(tag, Outcome::Duplicate(v1::Duplicate {})))),
+            Ok(Reserved::Duplicate(None)) => {
+                Some(Step::Answer(answer::outcome(tag, Outcome::Duplicate(v1::Duplicate {}))))
+            }
             Ok(Reserved::Duplicate(Some(wait))) => {
                 Some(self.when_durable(tag, begun, wait, Outcome::Duplicate(v1::Duplicate {})))
             }

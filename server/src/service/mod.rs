@@ -174,7 +174,10 @@ impl KvTier for Service {
     type SubscribeStream = Answers<v1::SubscribeResponse>;
     type ScrubStream = Answers<v1::ScrubResponse>;
 
-    async fn open_space(&self, request: Request<v1::OpenSpaceRequest>) -> Result<Response<v1::OpenSpaceResponse>, Status> {
+    async fn open_space(
+        &self,
+        request: Request<v1::OpenSpaceRequest>,
+    ) -> Result<Response<v1::OpenSpaceResponse>, Status> {
         self.call("open_space").answer(space::open(&self.node, request.into_inner()).await)
     }
 
@@ -182,7 +185,10 @@ impl KvTier for Service {
         self.call("list_spaces").answer(Ok(space::list(&self.node)))
     }
 
-    async fn drop_space(&self, request: Request<v1::DropSpaceRequest>) -> Result<Response<v1::DropSpaceResponse>, Status> {
+    async fn drop_space(
+        &self,
+        request: Request<v1::DropSpaceRequest>,
+    ) -> Result<Response<v1::DropSpaceResponse>, Status> {
         self.call("drop_space").answer(space::forget(&self.node, request.into_inner()).await)
     }
 
@@ -225,7 +231,10 @@ impl KvTier for Service {
         self.call("delete").answer(find::delete(&self.node, request.into_inner()).await)
     }
 
-    async fn subscribe(&self, request: Request<v1::SubscribeRequest>) -> Result<Response<Self::SubscribeStream>, Status> {
+    async fn subscribe(
+        &self,
+        request: Request<v1::SubscribeRequest>,
+    ) -> Result<Response<Self::SubscribeStream>, Status> {
         self.call("subscribe").answers(events::answers(&self.node, request.into_inner()))
     }
 

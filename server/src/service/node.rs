@@ -72,7 +72,11 @@ fn nvme_tier(node: &Node, status: &EngineStatus) -> Option<v1::TierStatus> {
     Some(with_counts(tier, count, meter))
 }
 
-fn with_counts(tier: v1::TierStatus, count: kvtier_engine::catalog::plan::TierCount, meter: &TierMeter) -> v1::TierStatus {
+fn with_counts(
+    tier: v1::TierStatus,
+    count: kvtier_engine::catalog::plan::TierCount,
+    meter: &TierMeter,
+) -> v1::TierStatus {
     v1::TierStatus {
         capacity_bytes: count.capacity_bytes,
         used_bytes: count.slot_bytes,

@@ -94,7 +94,9 @@ impl Readiness {
                 let now = *stage.borrow_and_update();
                 match now {
                     Stage::Serving => reporter.set_serving::<KvTierServer<Service>>().await,
-                    Stage::Starting | Stage::Draining | Stage::Closing => reporter.set_not_serving::<KvTierServer<Service>>().await,
+                    Stage::Starting | Stage::Draining | Stage::Closing => {
+                        reporter.set_not_serving::<KvTierServer<Service>>().await
+                    }
                 }
                 // The empty name stands for the whole server.
                 let whole = match now {
