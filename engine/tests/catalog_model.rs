@@ -12,7 +12,7 @@ use proptest::prelude::*;
 use proptest::test_runner::{Config, TestError, TestRunner};
 
 /// Everything that must have happened at least once in a run, or the test tests less than it says.
-const MUST_HAPPEN: [&str; 45] = [
+const MUST_HAPPEN: [&str; 46] = [
     "evicted from host",
     "evicted from nvme",
     "removed corrupt",
@@ -20,6 +20,7 @@ const MUST_HAPPEN: [&str; 45] = [
     "removed otherwise",
     "doomed while held",
     "doomed in flight",
+    "store taken back",
     "second part",
     "part taken",
     "disagrees",

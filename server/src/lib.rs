@@ -1,1 +1,21 @@
-//! placeholder
+//! The daemon: reads settings, opens what is on disk, listens, and hands calls to the engine.
+//!
+//! It is *not* where anything is decided about blocks (the engine), and the only crate that names concrete tiers.
+//!
+//! Reading order: [`command`], [`config`], [`home`], [`ground`], [`daemon`], [`assemble`], [`runtime`], [`listen`], [`service`], [`http`],
+//! [`observe`], [`snapshot`], [`process`].
+#![forbid(unsafe_code)]
+
+pub mod assemble;
+pub mod command;
+pub mod config;
+pub mod daemon;
+pub mod ground;
+pub mod home;
+pub mod http;
+pub mod listen;
+pub mod observe;
+pub mod process;
+pub mod runtime;
+pub mod service;
+pub mod snapshot;

@@ -184,6 +184,10 @@ impl Catalog {
             if entry.has(level) {
                 self.uncount(index, level, false);
                 records.push(removed(entry.block(), entry.space, level, cause));
+            } else if level == Level::Nvme && entry.in_flight(level) {
+                // Its commit record may be in the log already. Taken back now, not when the flight ends: by then the block
+                // may have been put again.
+                records.push(removed(entry.block(), entry.space, level, cause));
             }
         }
         let level = if entry.has(Level::Host) { Level::Host } else { Level::Nvme };

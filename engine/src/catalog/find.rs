@@ -77,6 +77,11 @@ impl Catalog {
         self.blocks.find_visible(block).map(|index| resident(index, self.blocks.get(index)))
     }
 
+    /// The id of an entry. The index must be valid: leased, held or in flight.
+    pub fn block_of(&self, index: BlockIndex) -> BlockId {
+        self.blocks.get(index.0).block()
+    }
+
     /// Why a block is not resident, as far as the bounded history remembers.
     pub fn miss(&self, now: Moment, block: BlockId) -> Miss {
         let state = self.blocks.find(block).map(|index| self.blocks.get(index).state);

@@ -25,8 +25,10 @@ const DRAIN_MAX: usize = 65_536;
 type Step = (u32, [bool; 2]);
 
 impl Catalog {
-    /// A slot of a class, owned by `owner`. Evicts if it must, but never the owner's parent, so that the new copy is
-    /// reachable; `None`: nothing can go, and nothing was evicted.
+    /// A slot of a class, owned by `owner`. Evicts if it must; `None`: nothing can go, and nothing was evicted.
+    ///
+    /// The owner's parent is kept, so that the new copy is reachable. Not when the owner is only staged up: its NVMe copy
+    /// keeps its parent's, and in a tiny arena the parent's host copy, with all its ancestors', may be the only room.
     pub(super) fn make_room(
         &mut self,
         now: Moment,
@@ -36,7 +38,8 @@ impl Catalog {
         records: &mut Vec<Record>,
     ) -> Option<Place> {
         let parent = self.blocks.get(owner).parent;
-        let guarded = parent != NONE && self.blocks.get(parent).counts();
+        let staged_up = level == Level::Host && self.blocks.get(owner).has(Level::Nvme);
+        let guarded = parent != NONE && !staged_up && self.blocks.get(parent).counts();
         if guarded {
             self.hold(parent);
         }

@@ -3,10 +3,9 @@
 use kvtier_identity::BlockId;
 
 use super::Catalog;
-use super::copies::removed;
-use super::entry::{FLIGHT, Level, QUEUED, State, WISHED};
+use super::entry::{FLIGHT, Level, NONE, QUEUED, State, WISHED};
 use super::plan::{BlockIndex, Decline, StorePlan};
-use crate::port::{IndexEntry, Moment, Record};
+use crate::port::{IndexEntry, Moment};
 
 const STORING: u8 = FLIGHT[Level::Nvme as usize];
 
@@ -32,6 +31,23 @@ impl Catalog {
             Some(why) => StorePlan::Declined(why),
             None => self.open_store(now, index),
         }
+    }
+
+    /// The block's visible ancestors without a durable copy, first of the chain first: a durable block is reachable after
+    /// a restart only if they are durable, too. Stops at the first durable one, whose own ancestors are.
+    pub fn volatile_ancestors(&self, block: BlockId) -> Vec<BlockId> {
+        let mut ancestors = Vec::new();
+        let mut index = self.blocks.find_visible(block).map_or(NONE, |index| self.blocks.get(index).parent);
+        while index != NONE {
+            let entry = self.blocks.get(index);
+            if entry.state != State::Visible || entry.has(Level::Nvme) {
+                break;
+            }
+            ancestors.push(entry.block());
+            index = entry.parent;
+        }
+        ancestors.reverse();
+        ancestors
     }
 
     fn store_declined(&self, index: u32, length: u32) -> Option<Decline> {
@@ -86,26 +102,21 @@ impl Catalog {
     }
 
     /// The flight of a store has ended, with the block durable and `StoredNvme` journaled, or not. Gives the flight's
-    /// hold back. If the block was removed meanwhile, its durable copy is removed with the records in the answer.
-    pub fn finish_store(&mut self, _now: Moment, index: BlockIndex, stored: bool) -> Vec<Record> {
+    /// hold back. If the block was removed meanwhile, its durable copy was taken back then.
+    pub fn finish_store(&mut self, _now: Moment, index: BlockIndex, stored: bool) {
         let index = index.0;
         let entry = self.blocks.get_mut(index);
         assert!(entry.in_flight(Level::Nvme), "block entry {index} is not being stored");
         entry.flags &= !STORING;
         let entry = *entry;
-        let mut records = Vec::new();
-        if entry.state == State::Doomed {
-            if stored {
-                records.push(removed(entry.block(), entry.space, Level::Nvme, entry.cause));
-            }
-        } else if stored {
+        let doomed = entry.state == State::Doomed;
+        if stored && !doomed {
             self.appear(index, Level::Nvme);
-        } else {
+        } else if !doomed {
             let place = self.blocks.vacate(index, Level::Nvme);
             self.shelf_mut(Level::Nvme).slots.free(place, index);
             self.settle(entry.parent);
         }
         self.drop_hold(index);
-        records
     }
 }

@@ -1,1 +1,200 @@
-//! The shell.
+//! The shell: takes the core's plans, awaits the ports, reports outcomes back. All `await`s of the engine live here.
+//!
+//! One mutex holds the core. It is never held across an `await`, and records are appended to the journal while it is
+//! held, so that the order of the log is the order of decisions. Reading order: [`ask`], [`put`], [`store`], [`find`],
+//! [`get`], [`load`], [`recover`], [`events`].
+
+pub mod ask;
+mod drain;
+pub mod error;
+pub mod events;
+mod find;
+pub mod get;
+mod housekeeping;
+mod indexer;
+mod keep;
+mod load;
+pub mod meter;
+pub mod put;
+mod recover;
+pub mod scrub;
+pub mod settings;
+mod spaces;
+pub mod status;
+mod store;
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use futures::channel::oneshot;
+
+use crate::catalog::{Catalog, CatalogSettings};
+use crate::port::{Moment, Record};
+
+pub use error::EngineError;
+pub use settings::{EngineSettings, Ports};
+
+/// The engine. Clones share one state.
+#[derive(Clone)]
+pub struct Engine {
+    shared: Arc<Shared>,
+}
+
+/// What every flow shares.
+pub(crate) struct Shared {
+    ports: Ports,
+    settings: EngineSettings,
+    meter: meter::Meter,
+    core: Mutex<Core>,
+    alarms: Mutex<BTreeMap<&'static str, String>>,
+    recovery: Mutex<Option<Duration>>,
+    filled: Mutex<Vec<oneshot::Sender<()>>>,
+    applied: Mutex<Vec<(u64, oneshot::Sender<()>)>>,
+    stopped: AtomicBool,
+}
+
+/// What the mutex holds.
+pub(crate) struct Core {
+    catalog: Catalog,
+    spaces: spaces::SpaceTable,
+    loads: load::LoadFlights,
+    stores: store::StoreQueue,
+    /// RAM is not complete yet: the index may know blocks that the catalog does not.
+    filling: bool,
+    draining: bool,
+}
+
+impl Engine {
+    /// Builds the engine, applies the log's tail (what is after `Index::applied`) to the index and starts serving.
+    /// Recovery goes on in the background; see [`status::EngineStatus::filling`].
+    pub async fn start(ports: Ports, settings: EngineSettings) -> Result<Self, EngineError> {
+        let epoch = ports.journal.status().epoch;
+        let catalog = Catalog::new(CatalogSettings {
+            host: ports.memory.geometry(),
+            nvme: ports.nvme.as_ref().map(|tier| tier.geometry()).unwrap_or_default(),
+            policy: settings.policy,
+            admission: settings.admission,
+            history_count_max: settings.history_count_max,
+            lease_count_max: settings.lease_count_max,
+            pending_count_max: settings.pending_count_max,
+            pin_count_max: settings.pin_count_max,
+            generation_first: epoch << 40,
+        });
+        let core = Core {
+            catalog,
+            spaces: spaces::SpaceTable::new(settings.root_secret, epoch),
+            loads: load::LoadFlights::default(),
+            stores: store::StoreQueue::default(),
+            filling: false,
+            draining: false,
+        };
+        let shared = Arc::new(Shared {
+            ports,
+            settings,
+            meter: meter::Meter::default(),
+            core: Mutex::new(core),
+            alarms: Mutex::default(),
+            recovery: Mutex::default(),
+            filled: Mutex::default(),
+            applied: Mutex::default(),
+            stopped: AtomicBool::new(false),
+        });
+        let engine = Self { shared };
+        engine.recover().await?;
+        engine.spawn_tasks();
+        Ok(engine)
+    }
+
+    fn spawn_tasks(&self) {
+        let spawn = &self.shared.ports.spawn;
+        spawn.spawn("fill", Box::pin(recover::fill(Arc::clone(&self.shared))));
+        spawn.spawn("index", Box::pin(indexer::follow(Arc::clone(&self.shared))));
+        spawn.spawn("house", Box::pin(housekeeping::keep_house(Arc::clone(&self.shared))));
+    }
+
+    /// Checks every invariant of the core; for tests and the simulator.
+    pub fn check(&self) -> Result<(), String> {
+        self.shared.lock().catalog.check()
+    }
+}
+
+impl Shared {
+    pub(crate) fn lock(&self) -> MutexGuard<'_, Core> {
+        self.core.lock().expect("a panic in the core is a bug, and going on would hide it")
+    }
+
+    pub(crate) fn now(&self) -> Moment {
+        self.ports.clock.now()
+    }
+
+    /// Appends records in the order of the decisions they tell: whoever calls holds the core. What the journal refuses is a gap: it begins a new
+    /// epoch when it takes records again (INV-6).
+    pub(crate) fn journal(&self, _core: &mut Core, records: Vec<Record>) {
+        if records.is_empty() {
+            return;
+        }
+        let count = records.len() as u64;
+        if self.ports.journal.append(records).is_err() {
+            self.meter.unjournaled_records.add(count);
+        }
+    }
+
+    pub(crate) fn alarm(&self, name: &'static str, sentence: String) {
+        self.alarms.lock().expect("nobody panics while noting an alarm").insert(name, sentence);
+    }
+
+    pub(crate) fn clear_alarm(&self, name: &'static str) {
+        self.alarms.lock().expect("nobody panics while noting an alarm").remove(name);
+    }
+
+    fn alarms(&self) -> Vec<String> {
+        let mut alarms: Vec<String> =
+            self.alarms.lock().expect("nobody panics while noting an alarm").values().cloned().collect();
+        let devices = self.ports.nvme.as_ref().map(|tier| tier.health()).unwrap_or_default();
+        for (number, device) in devices.iter().enumerate() {
+            if device.state == crate::port::DeviceState::Poisoned {
+                alarms.push(format!(
+                    "nvme device {number} takes no stores: {}; replace or check it, then restart",
+                    device.detail
+                ));
+            }
+        }
+        alarms
+    }
+
+    fn recovered(&self, started: Moment) {
+        *self.recovery.lock().expect("nobody panics here") = Some(self.now().since(started));
+        self.filled.lock().expect("nobody panics here").drain(..).for_each(|waiter| {
+            waiter.send(()).ok();
+        });
+    }
+
+    fn recovery(&self) -> Option<Duration> {
+        *self.recovery.lock().expect("nobody panics here")
+    }
+
+    /// Resolves once RAM knows every block.
+    async fn filled(&self) {
+        let waiter = {
+            let mut waiters = self.filled.lock().expect("nobody panics here");
+            if self.recovery().is_some() {
+                return;
+            }
+            let (sender, receiver) = oneshot::channel();
+            waiters.push(sender);
+            receiver
+        };
+        // Dropped without a word only when the engine stops.
+        waiter.await.ok();
+    }
+
+    fn stopped(&self) -> bool {
+        self.stopped.load(Ordering::Acquire)
+    }
+
+    fn stop(&self) {
+        self.stopped.store(true, Ordering::Release);
+    }
+}

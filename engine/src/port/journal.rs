@@ -6,7 +6,8 @@ use serde::{Deserialize, Serialize};
 use super::BoxFuture;
 use crate::place::{Slot, TierKind};
 
-/// A place in the event log. `seq` grows by one per record and never restarts; `epoch` is the incarnation that wrote it.
+/// A place in the event log. Within an epoch `seq` grows by one per record; a new epoch may begin further on, so that no
+/// number is ever used twice, not even one whose record was lost. `epoch` is the incarnation that wrote it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
 pub struct Position {
     /// Incarnation of the log.
@@ -192,11 +193,16 @@ pub struct JournalStatus {
 
 /// The log.
 pub trait Journal: Send + Sync + 'static {
+    /// Whether a decision may be taken whose records must be journaled: refuses when the queue has reached its soft bound
+    /// (`Busy`), while suspended and when poisoned. The engine asks before it decides; what it decided after an `Ok` fits
+    /// in the slack between the soft bound and the hard one of [`Journal::append`].
+    fn ready(&self) -> Result<(), AppendRefused>;
     /// Gives the records consecutive sequence numbers and queues them: all or none, at once, without waiting. The
     /// engine calls it while it holds its core, so the order of the log is the order of decisions. Returns the
-    /// position of the last record.
+    /// position of the last record. Never answers `Busy`: past its hard bound the journal drops its queue, suspends
+    /// itself and continues in a new epoch (INV-6), because a decision that was taken cannot be taken back.
     fn append(&self, records: Vec<Record>) -> Result<Position, AppendRefused>;
-    /// Resolves when every record up to `seq` is on stable storage (group commit).
+    /// Resolves when the record `seq` and all before it in its epoch are on stable storage (group commit).
     fn durable(&self, seq: u64) -> BoxFuture<Result<(), JournalError>>;
     /// Durable records after `after`, oldest first, at most `count_max`; empty when there are none yet.
     fn read(&self, after: u64, count_max: usize) -> BoxFuture<Result<Vec<(Position, Record)>, ReadRefused>>;

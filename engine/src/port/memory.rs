@@ -39,7 +39,7 @@ pub trait Memory: Send + Sync + 'static {
     fn region(&self, slot: Slot) -> Region;
     /// Copies `bytes` to the payload at `offset` and returns their CRC32, taken from the copy.
     fn write(&self, slot: Slot, offset: u32, bytes: &[u8]) -> u32;
-    /// Writes the encoded header to the start of the slot's header page.
+    /// Writes the encoded header to the start of the slot's header page and zeroes the rest of the page.
     fn write_header(&self, slot: Slot, header: &[u8]);
     /// The first bytes of the header page, as written by [`Memory::write_header`] or read from a device.
     fn read_header(&self, slot: Slot, header: &mut [u8]);

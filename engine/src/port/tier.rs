@@ -2,7 +2,7 @@
 //!
 //! The catalog decides which slot; the tier moves bytes and verifies them. A tier never keeps block metadata.
 
-use super::{BoxFuture, Region};
+use super::BoxFuture;
 use crate::header::SlotHeader;
 use crate::place::Slot;
 
@@ -17,11 +17,12 @@ pub struct DeviceGeometry {
     pub first_extent_offset: u64,
 }
 
-/// Write one block: header and payload from `from` to `to`.
+/// Write one block: header and payload from `from` to `to`. Until the outcome is known the header page and the bytes
+/// between the payload's end and its last page's end belong to the tier; the payload may be read by others.
 #[derive(Debug, Clone)]
 pub struct Store {
-    /// Host memory; the payload is complete, the tier writes the header page.
-    pub from: Region,
+    /// Host slot; the payload is complete, the tier writes the header page.
+    pub from: Slot,
     /// Where to.
     pub to: Slot,
     /// What the header will say.
@@ -33,8 +34,8 @@ pub struct Store {
 pub struct Load {
     /// Where from.
     pub from: Slot,
-    /// Host memory of at least the transfer's size; its content is undefined unless the outcome is `Loaded`.
-    pub into: Region,
+    /// Host slot of at least the transfer's size; its content is undefined unless the outcome is `Verified`.
+    pub into: Slot,
     /// What the header must say.
     pub expect: Expect,
 }
@@ -66,6 +67,9 @@ pub struct Verify {
 pub enum StoreOutcome {
     /// The device took the bytes; they are durable after a successful [`Tier::sync`].
     Written,
+    /// The payload in host memory does not have the checksum the header states: somebody wrote to it. Nothing was
+    /// written. Not an error: quarantine the host copy and report a miss.
+    Corrupt(&'static str),
     /// Nothing is promised about the slot's content.
     Failed(TierError),
 }
@@ -108,7 +112,9 @@ pub enum TierError {
 pub enum DeviceState {
     /// Takes loads and stores.
     Up,
-    /// Takes loads only, for good.
+    /// Takes neither for now: too many reads failed (the breaker is open). Comes back by itself.
+    Tripped,
+    /// Takes loads only, for good: a sync failed, or its file was deleted, replaced or truncated.
     Poisoned,
 }
 

@@ -314,9 +314,10 @@ impl World {
                 let entry = &self.index[&number];
                 assert_eq!((expect.block, expect.length, expect.crc), (id(number), length(number), tag));
                 assert_eq!((expect.generation, from), (entry.generation, entry.slot));
-                self.model(number).loading = true;
                 self.loads.push(Flight { index, number, from, to: into, tag, entry: None, doomed: false });
+                // Room is made before the load owns its slot; the host copies of its ancestors may have to go for it.
                 self.apply(&records);
+                self.model(number).loading = true;
             }
             LoadPlan::Miss(miss) if miss.reason == MissReason::Throttled => {
                 assert!(model.visible());
@@ -422,14 +423,11 @@ impl World {
         self.write_nvme(to, tag);
         assert_eq!(self.catalog.is_doomed(index), doomed);
         let stored = c % 8 != 0;
-        let records = self.catalog.finish_store(self.now, index, stored);
+        self.catalog.finish_store(self.now, index, stored);
         if doomed {
             self.coverage.note("store of a doomed block ended");
-            assert_eq!(records.len(), usize::from(stored));
-            assert!(records.iter().all(|record| matches!(record, Record::Removed { tier: TierKind::Nvme, .. })));
             return;
         }
-        assert!(records.is_empty());
         self.coverage.note(if stored { "stored" } else { "store failed" });
         let model = self.model(number);
         model.storing = false;
@@ -513,7 +511,8 @@ impl World {
             assert!(records.is_empty());
             self.forget_put(number);
         } else {
-            assert_eq!(records.len(), usize::from(before.host.is_some()) + usize::from(before.nvme.is_some()));
+            let copies = [before.host.is_some(), before.nvme.is_some(), before.storing];
+            assert_eq!(records.len(), copies.into_iter().map(usize::from).sum::<usize>());
             self.apply(&records);
         }
     }

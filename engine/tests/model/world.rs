@@ -255,6 +255,13 @@ impl World {
                 Record::Removed { block, tier, cause, space: of } => {
                     let number = number(*block);
                     assert_eq!(*of, space(number));
+                    let taken_back = |flight: &Flight| flight.number == number && flight.doomed;
+                    let has_copy = self.blocks[number as usize].nvme.is_some();
+                    if *tier == TierKind::Nvme && !has_copy && self.stores.iter().any(taken_back) {
+                        // Its commit may have been journaled already: the removal comes with the doom.
+                        self.coverage.note("store taken back");
+                        continue;
+                    }
                     // A block removed from both tiers at once went away from the faster one.
                     let both = *cause != RemovalCause::Evicted && host_gone == Some(number);
                     host_gone = (*tier == TierKind::Host).then_some(number);

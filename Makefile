@@ -1,0 +1,39 @@
+# One command each; `make` alone lists them. There is one cargo profile (release) for build, tests and benches, so that
+# RocksDB is compiled once.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+# The last one gets the whole machine: never two cargo runs at a time.
+.NOTPARALLEL:
+.PHONY: help setup build demo test lint bench docs clean
+
+help: ## List the commands
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{ printf "  make %-8s %s\n", $$1, $$2 }'
+
+setup: ## Install the system packages that are missing (asks sudo when not root)
+	@make/setup.sh
+
+build: setup ## Build the daemon, the command line and everything else
+	@make/beat.sh "build" cargo build --release --workspace --locked --all-targets
+
+demo: setup ## Start a daemon in .kvtier/demo, replay a real trace, show the figures, stop
+	@make/demo.sh
+
+test: setup ## Build and run every test
+	@make/test.sh
+
+lint: setup ## Check formatting and lints
+	cargo fmt --all --check
+	@make/beat.sh "clippy" cargo clippy --release --workspace --locked --all-targets -- -D warnings
+
+bench: setup ## Run the canonical benchmarks (takes a while; wants a quiet machine)
+	@make/beat.sh "build" cargo build --release --workspace --locked --bins
+	target/release/kvtier-bench
+
+docs: ## Write the generated documents anew
+	@make/beat.sh "build" cargo build --release --locked -p kvtierd
+	target/release/kvtierd settings --format markdown > docs/operating/settings.md
+
+clean: ## Remove what demo left behind (not the build)
+	rm -rf .kvtier

@@ -1,0 +1,131 @@
+//! The bare server: tonic, the same messages, the same tuning, no storage.
+
+use std::pin::Pin;
+
+use bytes::Bytes;
+use futures::Stream;
+use kvtier_proto::tuning;
+use kvtier_proto::v1::kv_tier_server::{KvTier, KvTierServer};
+use kvtier_proto::v1::{self, get_response, put_response};
+use tokio_stream::StreamExt as _;
+use tonic::{Request, Response, Status, Streaming};
+
+/// Answers puts and gets without storing anything.
+#[derive(Debug, Clone)]
+pub struct Bare {
+    block: Bytes,
+    crc: u32,
+}
+
+type Answer<T> = Result<Response<T>, Status>;
+type BoxStream<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+impl Bare {
+    /// A server whose gets send `block`.
+    pub fn new(block: Bytes) -> Self {
+        let crc = crc32fast::hash(&block);
+        Self { block, crc }
+    }
+
+    /// The tuned service, ready to be served.
+    pub fn into_service(self) -> KvTierServer<Self> {
+        KvTierServer::new(self)
+            .max_decoding_message_size(tuning::MESSAGE_BYTES_MAX)
+            .max_encoding_message_size(tuning::MESSAGE_BYTES_MAX)
+    }
+}
+
+fn absent<T>() -> Answer<T> {
+    Err(Status::unimplemented("the bare server only answers open, put and get"))
+}
+
+#[tonic::async_trait]
+impl KvTier for Bare {
+    type PutStream = BoxStream<v1::PutResponse>;
+    type GetStream = BoxStream<v1::GetResponse>;
+    type SubscribeStream = BoxStream<v1::SubscribeResponse>;
+    type ScrubStream = BoxStream<v1::ScrubResponse>;
+
+    async fn open_space(&self, _: Request<v1::OpenSpaceRequest>) -> Answer<v1::OpenSpaceResponse> {
+        Ok(Response::new(v1::OpenSpaceResponse { space: vec![0; 32], created: true }))
+    }
+
+    async fn put(&self, request: Request<Streaming<v1::PutRequest>>) -> Answer<Self::PutStream> {
+        let mut tag = 0;
+        let mut missing = 0;
+        let answers = request.into_inner().filter_map(move |message| {
+            let message = match message {
+                Ok(message) => message,
+                Err(status) => return Some(Err(status)),
+            };
+            if let Some(begin) = message.begin {
+                (tag, missing) = (begin.tag, begin.length);
+            }
+            missing -= message.data.len() as u64;
+            let stored = v1::Stored { crc32: 0, durability: v1::Durability::Volatile.into() };
+            let outcome = Some(put_response::Outcome::Stored(stored));
+            (missing == 0).then_some(Ok(v1::PutResponse { tag, outcome }))
+        });
+        Ok(Response::new(Box::pin(answers)))
+    }
+
+    async fn get(&self, request: Request<v1::GetRequest>) -> Answer<Self::GetStream> {
+        let count = match request.into_inner().from {
+            Some(v1::get_request::From::Keys(list)) => list.keys.len(),
+            _ => return Err(Status::invalid_argument("the bare server gets by keys")),
+        };
+        let (block, crc) = (self.block.clone(), self.crc);
+        let frames = (0..count).flat_map(move |index| {
+            let block = block.clone();
+            (0..block.len()).step_by(tuning::DATA_BYTES_MAX).map(move |offset| {
+                let end = block.len().min(offset + tuning::DATA_BYTES_MAX);
+                let frame = v1::BlockFrame {
+                    length: block.len() as u32,
+                    crc32: crc,
+                    offset: offset as u32,
+                    data: block.slice(offset..end),
+                    tier: v1::Tier::Host.into(),
+                };
+                Ok(v1::GetResponse { index: index as u32, answer: Some(get_response::Answer::Frame(frame)) })
+            })
+        });
+        Ok(Response::new(Box::pin(tokio_stream::iter(frames))))
+    }
+
+    async fn list_spaces(&self, _: Request<v1::ListSpacesRequest>) -> Answer<v1::ListSpacesResponse> {
+        absent()
+    }
+    async fn drop_space(&self, _: Request<v1::DropSpaceRequest>) -> Answer<v1::DropSpaceResponse> {
+        absent()
+    }
+    async fn lookup(&self, _: Request<v1::LookupRequest>) -> Answer<v1::LookupResponse> {
+        absent()
+    }
+    async fn prefetch(&self, _: Request<v1::PrefetchRequest>) -> Answer<v1::PrefetchResponse> {
+        absent()
+    }
+    async fn pin(&self, _: Request<v1::PinRequest>) -> Answer<v1::PinResponse> {
+        absent()
+    }
+    async fn unpin(&self, _: Request<v1::UnpinRequest>) -> Answer<v1::UnpinResponse> {
+        absent()
+    }
+    async fn release(&self, _: Request<v1::ReleaseRequest>) -> Answer<v1::ReleaseResponse> {
+        absent()
+    }
+    async fn delete(&self, _: Request<v1::DeleteRequest>) -> Answer<v1::DeleteResponse> {
+        absent()
+    }
+    async fn subscribe(&self, _: Request<v1::SubscribeRequest>) -> Answer<Self::SubscribeStream> {
+        absent()
+    }
+    async fn status(&self, _: Request<v1::StatusRequest>) -> Answer<v1::StatusResponse> {
+        absent()
+    }
+    async fn scrub(&self, _: Request<v1::ScrubRequest>) -> Answer<Self::ScrubStream> {
+        absent()
+    }
+    async fn drain(&self, _: Request<v1::DrainRequest>) -> Answer<v1::DrainResponse> {
+        absent()
+    }
+}

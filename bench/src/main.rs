@@ -1,0 +1,49 @@
+//! `kvtier-bench`: figures as ratios against a named rival or a physical limit, both run in turns in one command.
+
+use std::error::Error;
+use std::path::PathBuf;
+
+use clap::{Parser, Subcommand};
+
+#[derive(Debug, Parser)]
+#[command(
+    name = "kvtier-bench",
+    version,
+    about = "Compares kvtier with rivals and limits, interleaved, medians of at least 5"
+)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// gRPC put and get against a bare tonic stream and Redis, TCP and unix socket.
+    Grpc(kvtier_bench::grpc::Options),
+    /// Durable puts against the write-back rate of volatile ones.
+    Durable(kvtier_bench::durable::Options),
+    /// Time to the first hit after kill -9, and what an idle daemon costs.
+    Recovery(kvtier_bench::recovery::Options),
+    /// The server the gRPC contest runs against; started by it.
+    #[command(hide = true)]
+    ServeBare {
+        /// Port on 127.0.0.1.
+        #[arg(long)]
+        port: u16,
+        /// Path of the unix socket.
+        #[arg(long)]
+        unix: PathBuf,
+        /// Bytes of the block gets send.
+        #[arg(long)]
+        block_bytes: usize,
+    },
+}
+
+fn main() -> Result<(), Box<dyn Error>> {
+    match Arguments::parse().command {
+        Command::Grpc(options) => kvtier_bench::grpc::run(&options),
+        Command::Durable(options) => kvtier_bench::durable::run(&options),
+        Command::Recovery(options) => kvtier_bench::recovery::run(&options),
+        Command::ServeBare { port, unix, block_bytes } => kvtier_bench::grpc::serve_bare(port, &unix, block_bytes),
+    }
+}

@@ -1,0 +1,167 @@
+//! `kvtier status`: what the node is doing.
+
+use std::time::Duration;
+
+use kvtier_client::wire::{StatusResponse, TierStatus};
+use kvtier_client::word;
+use serde_json::{Value, json};
+
+use crate::amount::{show_count, show_percent, show_size, show_time};
+use crate::connection::GlobalArguments;
+use crate::failure::Failure;
+use crate::output;
+use crate::table::{Column, bar, draw};
+
+/// Arguments of `kvtier status`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Status {}
+
+impl Status {
+    pub(crate) async fn run(self, global: &GlobalArguments) -> Result<(), Failure> {
+        let client = global.connect().await?;
+        let status = client.status().await?;
+        if global.json {
+            return output::json(&as_json(&status));
+        }
+        output::line(describe(&client.endpoint().to_string(), &status))
+    }
+}
+
+/// `version`, state, uptime and position: the first line of `status` and of `top`.
+pub(crate) fn headline(endpoint: &str, status: &StatusResponse) -> String {
+    let position = status.position.unwrap_or_default();
+    format!(
+        "kvtierd {} at {endpoint} · {} · up {} · epoch {}, event {}",
+        status.version,
+        status.state,
+        show_time(Duration::from_millis(status.uptime_ms)),
+        position.epoch,
+        show_count(position.seq)
+    )
+}
+
+fn describe(endpoint: &str, status: &StatusResponse) -> String {
+    let mut lines = vec![headline(endpoint, status), format!("data in {}", status.data_directory), tiers(status)];
+    if let Some(journal) = &status.journal {
+        lines.push(format!(
+            "journal  {}: {}, events {} to {}, {} not synced yet{}",
+            journal.state,
+            show_size(journal.bytes),
+            show_count(journal.first_seq),
+            show_count(journal.appended_seq),
+            show_count(journal.appended_seq.saturating_sub(journal.durable_seq)),
+            bracketed(&journal.detail)
+        ));
+    }
+    if let Some(index) = &status.index {
+        let filling = match index.filling {
+            true => format!("filling, {} blocks so far", show_count(index.filled_blocks)),
+            false => format!("complete, recovered in {}", show_time(Duration::from_millis(index.recovery_ms))),
+        };
+        let behind = show_count(index.applied_seq.saturating_sub(index.covered_seq));
+        lines.push(format!("index    {filling}; {behind} events to replay after a crash"));
+    }
+    lines.push(format!(
+        "clients  {} connections, {} leases on {} blocks, {} pins, {} puts pending, {} spaces",
+        show_count(status.connections),
+        show_count(status.leases),
+        show_count(status.leased_blocks),
+        show_count(status.pins),
+        show_count(status.pending_puts),
+        show_count(status.spaces)
+    ));
+    match status.alarms.is_empty() {
+        true => lines.push("alarms   none".into()),
+        false => lines.extend(status.alarms.iter().map(|alarm| format!("ALARM    {alarm}"))),
+    }
+    lines.join("\n")
+}
+
+fn bracketed(detail: &str) -> String {
+    if detail.is_empty() { String::new() } else { format!(" ({detail})") }
+}
+
+fn tiers(status: &StatusResponse) -> String {
+    let columns = [
+        Column::Text("tier"),
+        Column::Text("state"),
+        Column::Text("fill"),
+        Column::Number("full"),
+        Column::Number("used"),
+        Column::Number("of"),
+        Column::Number("blocks"),
+        Column::Number("hits"),
+        Column::Number("evicted"),
+        Column::Number("corrupt"),
+        Column::Number("in flight"),
+        Column::Text("how"),
+    ];
+    draw(&columns, status.tiers.iter().map(tier_row))
+}
+
+fn tier_row(tier: &TierStatus) -> Vec<String> {
+    let fill = bar(tier.used_bytes, tier.capacity_bytes, 10);
+    vec![
+        word::tier(tier.tier),
+        tier.state.clone(),
+        format!("{fill:<10}"),
+        show_percent(tier.used_bytes, tier.capacity_bytes),
+        show_size(tier.used_bytes),
+        show_size(tier.capacity_bytes),
+        show_count(tier.blocks),
+        show_count(tier.hits),
+        show_count(tier.evictions),
+        show_count(tier.corrupt),
+        show_count(tier.in_flight + tier.queued),
+        tier.detail.clone(),
+    ]
+}
+
+fn as_json(status: &StatusResponse) -> Value {
+    let position = status.position.unwrap_or_default();
+    json!({
+        "version": status.version,
+        "state": status.state,
+        "uptime_ms": status.uptime_ms,
+        "position": { "epoch": position.epoch, "seq": position.seq },
+        "alarms": status.alarms,
+        "tiers": status.tiers.iter().map(tier_json).collect::<Vec<_>>(),
+        "journal": status.journal.as_ref().map(|journal| json!({
+            "state": journal.state, "detail": journal.detail, "bytes": journal.bytes, "first_seq": journal.first_seq,
+            "appended_seq": journal.appended_seq, "durable_seq": journal.durable_seq,
+        })),
+        "index": status.index.as_ref().map(|index| json!({
+            "covered_seq": index.covered_seq, "applied_seq": index.applied_seq, "filling": index.filling,
+            "filled_blocks": index.filled_blocks, "recovery_ms": index.recovery_ms,
+        })),
+        "leases": status.leases,
+        "leased_blocks": status.leased_blocks,
+        "pins": status.pins,
+        "pending_puts": status.pending_puts,
+        "connections": status.connections,
+        "spaces": status.spaces,
+        "data_directory": status.data_directory,
+    })
+}
+
+fn tier_json(tier: &TierStatus) -> Value {
+    json!({
+        "tier": word::tier(tier.tier),
+        "state": tier.state,
+        "detail": tier.detail,
+        "capacity_bytes": tier.capacity_bytes,
+        "used_bytes": tier.used_bytes,
+        "blocks": tier.blocks,
+        "hits": tier.hits,
+        "stores": tier.stores,
+        "evictions": tier.evictions,
+        "corrupt": tier.corrupt,
+        "bytes_read": tier.bytes_read,
+        "bytes_written": tier.bytes_written,
+        "in_flight": tier.in_flight,
+        "queued": tier.queued,
+    })
+}
+
+#[cfg(test)]
+pub(crate) mod tests;

@@ -1,0 +1,71 @@
+//! What the engine shows of itself.
+
+use std::time::Duration;
+
+use super::Engine;
+use super::meter::Meter;
+use crate::catalog::plan::CatalogCount;
+use crate::port::{DeviceHealth, JournalStatus, Position};
+
+/// One look at everything.
+#[derive(Debug, Clone)]
+pub struct EngineStatus {
+    /// Since the engine was built.
+    pub uptime: Duration,
+    /// Newest durable position of the log.
+    pub position: Position,
+    /// `recovering`, `serving`, `draining` or `degraded`.
+    pub state: &'static str,
+    /// What is wrong and what to do, one sentence each.
+    pub alarms: Vec<String>,
+    /// What the catalog holds.
+    pub count: CatalogCount,
+    /// NVMe devices; empty without the tier.
+    pub devices: Vec<DeviceHealth>,
+    /// The log.
+    pub journal: JournalStatus,
+    /// Position the index has applied.
+    pub index_applied_seq: u64,
+    /// Whether RAM still fills.
+    pub filling: bool,
+    /// How long filling took, once it is done.
+    pub recovery: Option<Duration>,
+    /// Blocks queued for NVMe or in flight.
+    pub unwritten: u64,
+    /// Spaces.
+    pub spaces: u64,
+}
+
+impl Engine {
+    /// Looks at everything once.
+    pub fn status(&self) -> EngineStatus {
+        let journal = self.shared.ports.journal.status();
+        let core = self.shared.lock();
+        let alarms = self.shared.alarms();
+        let state = match (core.draining, core.filling, alarms.is_empty()) {
+            (true, ..) => "draining",
+            (_, true, _) => "recovering",
+            (_, _, false) => "degraded",
+            _ => "serving",
+        };
+        EngineStatus {
+            uptime: self.shared.now().0,
+            position: Position { epoch: journal.epoch, seq: journal.durable_seq },
+            state,
+            alarms,
+            count: core.catalog.count(),
+            devices: self.shared.ports.nvme.as_ref().map(|tier| tier.health()).unwrap_or_default(),
+            index_applied_seq: self.shared.ports.index.applied(),
+            filling: core.filling,
+            recovery: self.shared.recovery(),
+            unwritten: core.stores.unwritten() as u64,
+            spaces: core.spaces.iter().count() as u64,
+            journal,
+        }
+    }
+
+    /// The counters.
+    pub fn meter(&self) -> &Meter {
+        &self.shared.meter
+    }
+}

@@ -1,0 +1,146 @@
+//! From literals to values: unknown keys are named, the strongest source wins, defaults fill the rest.
+
+use std::collections::BTreeMap;
+
+use super::machine::{FileState, Machine};
+use super::problem::{Origin, Problem};
+use super::sections::{SECTIONS, settings};
+use super::source::Given;
+use super::table::{Known, Preset, Setting, Values};
+use super::unit;
+use super::value::{Kind, Literal, Value, Whole};
+
+/// All values, and who set each.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Resolved {
+    /// By path.
+    pub(crate) values: Values,
+    /// By path; a path that is missing has its default.
+    pub(crate) origins: BTreeMap<String, Origin>,
+}
+
+impl Resolved {
+    /// Who set a value.
+    pub(crate) fn origin(&self, path: &str) -> Origin {
+        self.origins.get(path).cloned().unwrap_or(Origin::Preset)
+    }
+}
+
+/// Resolves every setting. A value that is refused is a problem, and its default stands in, so that the checks that
+/// follow still find what else is wrong.
+pub(crate) fn resolve(given: Vec<Given>, machine: &dyn Machine, problems: &mut Vec<Problem>) -> Resolved {
+    let strongest = strongest(given, problems);
+    let mut resolved = Resolved::default();
+    for setting in settings() {
+        let path = setting.path();
+        let value =
+            strongest.get(&path).and_then(|given| match understand(setting, given, machine, &resolved.values) {
+                Ok(value) => Some(value),
+                Err(problem) => {
+                    problems.push(problem);
+                    None
+                }
+            });
+        let value = match value {
+            Some(value) => {
+                resolved.origins.insert(path.clone(), strongest[&path].origin.clone());
+                value
+            }
+            None => preset(setting, machine, &resolved.values),
+        };
+        resolved.values.put(path, value);
+    }
+    resolved
+}
+
+/// The winner per path. Sources come weakest first, so the last one stands; the same flag twice is the last one too.
+fn strongest(given: Vec<Given>, problems: &mut Vec<Problem>) -> BTreeMap<String, Given> {
+    let mut winners = BTreeMap::new();
+    for value in given {
+        match settings().any(|setting| setting.path() == value.path) {
+            true => drop(winners.insert(value.path.clone(), value)),
+            false => problems.push(Problem::at(&value.origin, unknown(&value))),
+        }
+    }
+    winners
+}
+
+fn unknown(value: &Given) -> String {
+    let is_section = SECTIONS.iter().any(|section| !section.name.is_empty() && section.name == value.path);
+    if is_section {
+        let path = &value.path;
+        return format!("\"{path}\" is a section, not a setting; write a [{path}] table");
+    }
+    let section = value.path.split_once('.').map_or("", |(section, _)| section);
+    let known_section = section.is_empty() || SECTIONS.iter().any(|known| known.name == section);
+    let what = if known_section { "setting" } else { "section and setting" };
+    format!(
+        "unknown {what} \"{}\"; the nearest is \"{}\" (`kvtierd settings` lists all)",
+        value.path,
+        nearest(&value.path)
+    )
+}
+
+/// The most similar path. A key that exists in another section counts as near, however its section is called.
+fn nearest(path: &str) -> String {
+    let key = path.rsplit('.').next().unwrap_or(path);
+    let likeness = |setting: &Setting| {
+        let whole = strsim::normalized_damerau_levenshtein(path, &setting.path());
+        let same_key = if setting.key == key { 0.25 } else { 0.0 };
+        whole + same_key
+    };
+    let best = settings().max_by(|a, b| likeness(a).total_cmp(&likeness(b)));
+    best.map(Setting::path).unwrap_or_default()
+}
+
+fn understand(setting: &Setting, given: &Given, machine: &dyn Machine, values: &Values) -> Result<Value, Problem> {
+    let refused = |why: String| Problem::at(&given.origin, format!("{} = {} {why}", setting.path(), given.literal));
+    let value = setting.kind.parse(&given.literal).map_err(refused)?;
+    let value = whole_size(setting, value, machine, values);
+    match setting.bound.refuses(setting.kind, &value) {
+        None => Ok(value),
+        Some(why) => {
+            let wrong = setting.wrong;
+            Err(refused(format!("{why} ({wrong})")))
+        }
+    }
+}
+
+/// Turns a share of memory or disk into bytes.
+fn whole_size(setting: &Setting, value: Value, machine: &dyn Machine, values: &Values) -> Value {
+    let (Kind::SizeOf(whole), Value::Share(share)) = (setting.kind, &value) else {
+        return value;
+    };
+    let (all, parts, step) = match whole {
+        Whole::Memory => (machine.memory_bytes(), 1, values.find("host.extent_bytes").unwrap_or(unit::MIB)),
+        Whole::Disk => {
+            let (all, files) = usable_disk(machine, values);
+            (all, files, values.find("nvme.extent_bytes").unwrap_or(unit::MIB))
+        }
+    };
+    let bytes = (all as f64 * share) as u64 / parts;
+    Value::Size(bytes / step.max(1) * step.max(1))
+}
+
+/// Free disk under the first NVMe file, what the files already occupy included; and how many files share it.
+fn usable_disk(machine: &dyn Machine, values: &Values) -> (u64, u64) {
+    let files: Vec<std::path::PathBuf> = values.find("nvme.files").expect("nvme.files is above nvme.bytes");
+    let free = files.first().and_then(|file| machine.disk(file)).map_or(0, |disk| disk.free_bytes);
+    let occupied: u64 = files
+        .iter()
+        .map(|file| match machine.file(file) {
+            FileState::File { allocated_bytes, .. } => allocated_bytes,
+            FileState::Missing | FileState::Device { .. } | FileState::Unusable => 0,
+        })
+        .sum();
+    (free.saturating_add(occupied), files.len() as u64)
+}
+
+fn preset(setting: &Setting, machine: &dyn Machine, values: &Values) -> Value {
+    match setting.default {
+        Preset::Text(text) => {
+            setting.kind.parse(&Literal::Text(text.to_owned())).expect("every default in the table can be read")
+        }
+        Preset::Computed { compute, .. } => compute(&Known { machine, values }),
+    }
+}

@@ -1,0 +1,99 @@
+//! The settings themselves, section by section. Adding a row here is all it takes to add a setting.
+
+mod host;
+mod index;
+mod limits;
+mod listen;
+mod nvme;
+mod observe;
+mod wal;
+
+use super::table::{Bound, Known, Preset, Setting, section};
+use super::unit::{GIB, KIB, MIB, TIB};
+use super::value::{Kind, Value, Whole};
+
+pub use host::{Host, HugePages, MemoryLock};
+pub use index::Index;
+pub use limits::{Limits, Shutdown};
+pub use listen::{Listen, Tls};
+pub use nvme::{Admission, Eviction, Io, Nvme, Policy};
+pub use observe::{Log, LogFormat, Trace};
+pub use wal::Wal;
+
+section! {
+    /// Settings that belong to no section.
+    Top at "" {
+        /// Where the daemon keeps everything that outlives it: lock, identity, event log, index and, unless they are
+        /// put elsewhere, the NVMe tier's files. A missing directory is created only if it is ./kvtier-data, or with the
+        /// flag --create.
+        data_directory: std::path::PathBuf = Kind::Path, Preset::Text(DATA_DIRECTORY), Bound::NONE,
+            wrong "another directory means an empty cache; a directory of another daemon is refused by its lock";
+    }
+}
+
+/// The data directory nobody had to name, and so the only one that is created without being asked for.
+pub const DATA_DIRECTORY: &str = "./kvtier-data";
+
+/// One section: its name in the file, what it is for, and its rows.
+pub(crate) struct Section {
+    /// Name; empty for the top level.
+    pub(crate) name: &'static str,
+    /// What it is for.
+    pub(crate) doc: &'static str,
+    /// Its rows.
+    pub(crate) settings: &'static [Setting],
+}
+
+macro_rules! sections {
+    ($($type:ident at $name:literal,)+) => {
+        /// All sections. A computed default may look only at settings above its own.
+        pub(crate) const SECTIONS: &[Section] =
+            &[$(Section { name: $name, doc: $type::DOC, settings: $type::SETTINGS },)+];
+    };
+}
+
+sections! {
+    Top at "",
+    Listen at "listen",
+    Tls at "tls",
+    Host at "host",
+    Nvme at "nvme",
+    Policy at "policy",
+    Wal at "wal",
+    Index at "index",
+    Limits at "limits",
+    Log at "log",
+    Trace at "trace",
+    Shutdown at "shutdown",
+}
+
+/// Every row, in the order of the table.
+pub fn settings() -> impl Iterator<Item = &'static Setting> {
+    SECTIONS.iter().flat_map(|section| section.settings)
+}
+
+/// Nanoseconds of so many milliseconds, for bounds.
+const fn ms(count: u64) -> u64 {
+    count * 1_000_000
+}
+
+/// Nanoseconds of so many seconds, for bounds.
+const fn seconds(count: u64) -> u64 {
+    ms(count * 1_000)
+}
+
+/// `<data_directory>/name`.
+fn inside(known: &Known<'_>, name: &str) -> std::path::PathBuf {
+    let directory: std::path::PathBuf = known.values.find("data_directory").expect("data_directory is the first row");
+    directory.join(name)
+}
+
+/// A size computed earlier in the table.
+fn size(known: &Known<'_>, path: &str) -> u64 {
+    known.values.find(path).expect("a default looks only at rows above it")
+}
+
+/// The largest multiple of `step` that is not above `bytes`.
+const fn round_down(bytes: u64, step: u64) -> u64 {
+    bytes / step * step
+}

@@ -1,0 +1,108 @@
+//! The figures of a node at one moment, as plain numbers.
+//!
+//! Whoever assembles the engine implements [`SnapshotSource`]; nothing here names an engine type. Counters count from
+//! the start of the process and never fall. Labels come from small fixed sets: a label made of a key, a space or an
+//! address would make the number of series unbounded.
+
+/// Answers with the figures of now. Called at each scrape, from a thread that may wait for a lock, never for a disk.
+pub trait SnapshotSource: Send + Sync + 'static {
+    /// The figures.
+    fn snapshot(&self) -> NodeSnapshot;
+}
+
+/// A count per reason; the reasons are fixed words such as `evicted`.
+pub type ByReason = Vec<(&'static str, u64)>;
+
+/// Everything metrics show of the node.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct NodeSnapshot {
+    /// One entry per tier that is set up.
+    pub tiers: Vec<TierSnapshot>,
+    /// Blocks that were asked for and not found.
+    pub misses: ByReason,
+    /// The event log.
+    pub journal: JournalSnapshot,
+    /// The index.
+    pub index: IndexSnapshot,
+    /// Leases that are held.
+    pub leases: u64,
+    /// Blocks under at least one lease or pin.
+    pub leased_blocks: u64,
+    /// Pins that are held.
+    pub pins: u64,
+    /// Bytes under pins.
+    pub pinned_bytes: u64,
+    /// Blocks that have begun to arrive and are not complete.
+    pub pending_puts: u64,
+    /// Bytes of the host arena they hold.
+    pub put_in_flight_bytes: u64,
+    /// Open spaces.
+    pub spaces: u64,
+    /// Subscribers to the event log.
+    pub subscribers: u64,
+    /// Seconds from process start until the RAM index was complete; nothing while it fills.
+    pub recovery_seconds: Option<f64>,
+}
+
+/// One tier.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct TierSnapshot {
+    /// `hbm`, `host`, `nvme` or `archive`.
+    pub tier: &'static str,
+    /// Whether it takes loads and stores: not poisoned, breaker closed.
+    pub up: bool,
+    /// Bytes it may hold.
+    pub capacity_bytes: u64,
+    /// Bytes of slots in use.
+    pub used_bytes: u64,
+    /// Blocks it holds.
+    pub blocks: u64,
+    /// Blocks found here when they were asked for.
+    pub hits: u64,
+    /// Blocks that had to leave for others.
+    pub evictions: u64,
+    /// Blocks taken in.
+    pub admitted: u64,
+    /// Blocks not taken in.
+    pub declined: ByReason,
+    /// Operations waiting for its devices.
+    pub queued: u64,
+    /// Operations at its devices.
+    pub in_flight: u64,
+    /// Bytes read from its devices.
+    pub read_bytes: u64,
+    /// Bytes written to its devices.
+    pub written_bytes: u64,
+    /// Reads whose bytes did not verify.
+    pub crc_failures: u64,
+    /// Slots taken out of use because of that.
+    pub quarantined_slots: u64,
+}
+
+/// The event log.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct JournalSnapshot {
+    /// Whether it takes records: neither suspended nor poisoned.
+    pub up: bool,
+    /// Incarnation.
+    pub epoch: u64,
+    /// Last sequence number given out.
+    pub appended_seq: u64,
+    /// Last sequence number on stable storage.
+    pub durable_seq: u64,
+    /// Bytes on disk.
+    pub bytes: u64,
+}
+
+/// The index.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct IndexSnapshot {
+    /// Event-log position it has applied.
+    pub applied_seq: u64,
+    /// Event-log position it holds on stable storage.
+    pub covered_seq: u64,
+    /// Whether the RAM index is still filling after a start.
+    pub filling: bool,
+    /// Blocks the RAM index has taken over since the start.
+    pub filled_blocks: u64,
+}

@@ -1,0 +1,115 @@
+//! The node's figures for metrics, gathered from the engine at each scrape.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use kvtier_engine::catalog::plan::TierCount;
+use kvtier_engine::flow::Engine;
+use kvtier_engine::flow::meter::TierMeter;
+use kvtier_engine::flow::status::EngineStatus;
+use kvtier_engine::port::{DeviceHealth, DeviceState, JournalState};
+use kvtier_index::RocksIndex;
+
+use crate::observe::snapshot::{IndexSnapshot, JournalSnapshot, TierSnapshot};
+use crate::observe::{NodeSnapshot, SnapshotSource};
+
+/// Reads the engine. Holds nothing open.
+pub struct NodeFigures {
+    /// The engine.
+    pub engine: Engine,
+    /// The index, for the position it holds on stable storage.
+    pub index: Arc<RocksIndex>,
+    /// Subscribers now.
+    pub subscribers: Arc<dyn Fn() -> u64 + Send + Sync>,
+    /// Bytes of incomplete blocks now.
+    pub put_in_flight_bytes: Arc<dyn Fn() -> u64 + Send + Sync>,
+}
+
+impl SnapshotSource for NodeFigures {
+    fn snapshot(&self) -> NodeSnapshot {
+        let status = self.engine.status();
+        let meter = self.engine.meter();
+        NodeSnapshot {
+            tiers: [host(&status, &meter.host)].into_iter().chain(nvme(&status, &meter.nvme)).collect(),
+            misses: meter.misses().into_iter().collect(),
+            journal: journal(&status),
+            index: IndexSnapshot {
+                applied_seq: status.index_applied_seq,
+                covered_seq: self.index.flushed(),
+                filling: status.filling,
+                filled_blocks: status.count.nvme.blocks,
+            },
+            leases: status.count.leases,
+            leased_blocks: status.count.held_blocks,
+            pins: status.count.pins,
+            pending_puts: status.count.pending,
+            put_in_flight_bytes: (self.put_in_flight_bytes)(),
+            spaces: status.spaces,
+            subscribers: (self.subscribers)(),
+            recovery_seconds: status.recovery.as_ref().map(Duration::as_secs_f64),
+            ..NodeSnapshot::default()
+        }
+        .with_declines(meter.declines())
+    }
+}
+
+trait WithDeclines {
+    fn with_declines(self, declines: std::collections::BTreeMap<&'static str, u64>) -> Self;
+}
+
+impl WithDeclines for NodeSnapshot {
+    /// A refusal names its tier by its reason; what names none concerns the host tier, where every put begins.
+    fn with_declines(mut self, declines: std::collections::BTreeMap<&'static str, u64>) -> Self {
+        for (reason, count) in declines {
+            let of_nvme = reason.starts_with("nvme") || reason == "not_admitted" || reason == "recovering";
+            let wanted = if of_nvme { "nvme" } else { "host" };
+            let at = self.tiers.iter().position(|tier| tier.tier == wanted).unwrap_or(0);
+            self.tiers[at].declined.push((reason, count));
+        }
+        self
+    }
+}
+
+fn counted(tier: &'static str, count: &TierCount, meter: &TierMeter) -> TierSnapshot {
+    TierSnapshot {
+        tier,
+        up: true,
+        capacity_bytes: count.capacity_bytes,
+        used_bytes: count.slot_bytes,
+        blocks: count.blocks,
+        hits: meter.hits.get(),
+        evictions: count.evictions,
+        admitted: meter.stores.get(),
+        crc_failures: meter.corrupt.get(),
+        ..TierSnapshot::default()
+    }
+}
+
+fn host(status: &EngineStatus, meter: &TierMeter) -> TierSnapshot {
+    TierSnapshot { in_flight: status.count.pending, ..counted("host", &status.count.host, meter) }
+}
+
+fn nvme(status: &EngineStatus, meter: &TierMeter) -> Option<TierSnapshot> {
+    if status.devices.is_empty() {
+        return None;
+    }
+    let sum = |of: fn(&DeviceHealth) -> u64| status.devices.iter().map(of).sum::<u64>();
+    Some(TierSnapshot {
+        up: status.devices.iter().all(|device| device.state == DeviceState::Up),
+        queued: sum(|device| device.queued_count) + status.unwritten,
+        in_flight: sum(|device| device.in_flight_count),
+        read_bytes: sum(|device| device.read_bytes),
+        written_bytes: sum(|device| device.written_bytes),
+        ..counted("nvme", &status.count.nvme, meter)
+    })
+}
+
+fn journal(status: &EngineStatus) -> JournalSnapshot {
+    JournalSnapshot {
+        up: status.journal.state == JournalState::Open,
+        epoch: status.journal.epoch,
+        appended_seq: status.journal.appended_seq,
+        durable_seq: status.journal.durable_seq,
+        bytes: status.journal.bytes,
+    }
+}

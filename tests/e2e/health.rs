@@ -1,0 +1,55 @@
+//! Health, readiness and reflection, as load balancers and tools see them.
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::time::Duration;
+
+use kvtier_proto::v1;
+use kvtier_tests::{Setup, World};
+
+/// A plain HTTP/1.1 GET: status code and body.
+fn http(address: SocketAddr, path: &str) -> (u16, String) {
+    let mut stream = TcpStream::connect(address).expect("the port is open");
+    stream.set_read_timeout(Some(Duration::from_secs(30))).expect("a timeout can be set");
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").expect("a request is sent");
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).expect("an answer in UTF-8");
+    let code = answer.split(' ').nth(1).and_then(|code| code.parse().ok()).expect("a status line");
+    (code, answer.split_once("\r\n\r\n").map_or(String::new(), |(_, body)| body.to_owned()))
+}
+
+#[tokio::test]
+async fn a_serving_daemon_is_healthy_and_ready_and_a_draining_one_is_not_ready() {
+    let mut world = World::new().await;
+    let address = world.daemon.endpoints().http.expect("it listens on HTTP");
+    assert_eq!(http(address, "/healthz").0, 200);
+    assert_eq!(http(address, "/readyz").0, 200);
+    world.wire.client.drain(v1::DrainRequest { timeout_ms: 1000 }).await.expect("a drain");
+    assert_eq!(http(address, "/healthz").0, 200, "it lives");
+    let (code, body) = http(address, "/readyz");
+    assert_eq!(code, 503, "{body}");
+    assert!(body.contains("draining"), "{body}");
+}
+
+#[tokio::test]
+async fn metrics_tell_of_calls_and_blocks() {
+    let mut world = World::new().await;
+    let address = world.daemon.endpoints().http.expect("it listens on HTTP");
+    let chain = kvtier_tests::Block::chain("counted", 7, 10_000);
+    world.store(&chain, v1::Durability::Volatile).await;
+    world.wire.expect_blocks(&world.space.clone(), &chain).await;
+    let (code, body) = http(address, "/metrics");
+    assert_eq!(code, 200);
+    assert!(body.contains("kvtier_"), "{body}");
+    assert!(body.contains("host"), "{body}");
+}
+
+#[test]
+fn endpoints_are_written_for_tools_and_gone_after_a_clean_stop() {
+    let daemon = Setup::default().start();
+    let file = daemon.data().join(kvtier_tests::daemon::LISTENING);
+    assert!(file.exists());
+    assert_eq!(daemon.endpoints().pid, daemon.pid());
+    drop(daemon.stop());
+    assert!(!file.exists(), "a stopped daemon cannot be reached");
+}

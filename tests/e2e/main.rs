@@ -1,0 +1,11 @@
+//! The real daemon, from outside: put, find, get, survive.
+
+mod deleting;
+mod draining;
+mod durable;
+mod events;
+mod health;
+mod leases;
+mod process;
+mod put_get;
+mod scrubbing;

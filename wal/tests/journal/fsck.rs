@@ -1,0 +1,154 @@
+//! Explaining and repairing damaged logs.
+
+use futures::executor::block_on;
+use kvtier_engine::port::Journal;
+use kvtier_wal::segment::file_name;
+use kvtier_wal::{Settings, fsck};
+
+use crate::world::{MemFolder, World, plain, samples, settings};
+
+fn small() -> Settings {
+    Settings { segment_bytes_max: 64 << 10, group_commit_bytes_max: 64 << 10, ..settings() }
+}
+
+/// A log of two epochs and several segments. Returns its last position too.
+fn log() -> (MemFolder, u64) {
+    let mut world = World::new(small());
+    for round in 0..80 {
+        world.store(round * 100..round * 100 + 100);
+    }
+    let folder = world.kill();
+    let mut world = World::open(&folder, small(), 0).unwrap();
+    let last = world.store(8000..8100).seq;
+    (world.kill(), last)
+}
+
+#[test]
+fn a_sound_log_is_reported_and_left_alone() {
+    let (folder, last) = log();
+    let report = block_on(fsck::inspect(&folder, last)).unwrap();
+    assert_eq!(report.damage, vec![]);
+    assert_eq!((report.first_seq, report.last_seq), (1, last));
+    assert_eq!(report.record_count, 8100 + 2);
+    assert_eq!(report.segments.len(), folder.names().len());
+    assert_eq!(report.segments.last().unwrap().epoch, 2);
+    let before = folder.copy();
+    let repair = block_on(fsck::repair(&folder, last, 0)).unwrap();
+    assert_eq!((repair.kept_seq, repair.begun, repair.cut), (last, None, None));
+    assert_eq!(folder.names(), before.names());
+}
+
+#[test]
+fn a_torn_tail_is_reported_and_is_no_damage() {
+    let (folder, _) = log();
+    let name = folder.names().pop().unwrap();
+    let mut bytes = folder.bytes_of(&name);
+    bytes.extend_from_slice(&[7; 33]);
+    folder.put(&name, bytes);
+    let report = block_on(fsck::inspect(&folder, 0)).unwrap();
+    assert_eq!((report.torn_tail_bytes, report.damage.len()), (33, 0));
+}
+
+#[test]
+fn every_damaged_place_is_listed() {
+    let (folder, _) = log();
+    let names = folder.names();
+    for name in &names[..2] {
+        let mut bytes = folder.bytes_of(name);
+        for at in [1000, 20_000] {
+            bytes[at] ^= 1;
+        }
+        folder.put(name, bytes);
+    }
+    let report = block_on(fsck::inspect(&folder, 0)).unwrap();
+    let places: Vec<_> = report.damage.iter().map(|damage| damage.file.clone()).collect();
+    assert_eq!(places, [&names[0], &names[0], &names[1], &names[1]].map(Clone::clone));
+    assert!(report.damage.iter().all(|damage| damage.reason.contains("checksum")), "{:?}", report.damage);
+    assert!(report.record_count > 7000, "the sound records around are counted: {}", report.record_count);
+}
+
+/// Damages the log with `damage`, repairs it, and checks what is kept.
+fn repaired(damage: impl Fn(&MemFolder, &[String])) {
+    let (folder, last) = log();
+    let names = folder.names();
+    damage(&folder, &names);
+    assert!(World::open(&folder, small(), 0).is_err(), "it does not open before");
+    let repair = block_on(fsck::repair(&folder, last, 5)).unwrap();
+    assert!(!repair.found.damage.is_empty());
+    let report = block_on(fsck::inspect(&folder, last)).unwrap();
+    assert_eq!(report.damage, vec![], "sound after the repair");
+    let mut world = World::open(&folder, small(), last).unwrap();
+    assert_eq!(world.recovered.last_seq, repair.kept_seq);
+    assert!(world.recovered.reset_seq > last, "beyond everything seen and covered");
+    assert!(world.recovered.epoch > 2);
+    let kept = u32::try_from(repair.kept_seq.saturating_sub(1)).unwrap();
+    assert_eq!(plain(&world.read_all(0)), samples(2, 0..kept), "everything before the damage");
+    let position = world.store(0..1);
+    let again = World::open(&world.kill(), small(), position.seq).unwrap();
+    assert!(again.wal.status().epoch > world_epoch(&repair));
+}
+
+fn world_epoch(repair: &fsck::Repair) -> u64 {
+    repair.found.segments.iter().map(|segment| segment.epoch).max().unwrap_or(0)
+}
+
+#[test]
+fn a_bad_frame_is_cut_out_with_all_that_follows() {
+    for at in [81, 100, 5000, 20_000] {
+        repaired(|folder, names| {
+            let mut bytes = folder.bytes_of(&names[1]);
+            bytes[at] ^= 0x10;
+            folder.put(&names[1], bytes);
+        });
+    }
+}
+
+#[test]
+fn a_bad_header_loses_its_segment_and_what_follows() {
+    for index in [0, 1] {
+        repaired(|folder, names| {
+            let mut bytes = folder.bytes_of(&names[index]);
+            bytes[9] ^= 0x10;
+            folder.put(&names[index], bytes);
+        });
+    }
+}
+
+#[test]
+fn a_missing_segment_loses_what_follows() {
+    repaired(|folder, names| folder.delete(&names[1]));
+}
+
+#[test]
+fn a_repair_that_was_interrupted_is_repeated() {
+    let (folder, last) = log();
+    let name = folder.names()[1].clone();
+    let mut bytes = folder.bytes_of(&name);
+    bytes[5000] ^= 1;
+    folder.put(&name, bytes);
+    // Stopped after the new segment was begun: nothing has been deleted.
+    let begun = {
+        let copy = folder.copy();
+        let repair = block_on(fsck::repair(&copy, last, 5)).unwrap();
+        let begun = repair.begun.unwrap();
+        folder.put(&begun, copy.bytes_of(&begun));
+        begun
+    };
+    assert!(World::open(&folder, small(), last).is_err(), "still damaged");
+    let repair = block_on(fsck::repair(&folder, last, 6)).unwrap();
+    assert!(repair.begun.unwrap() > begun);
+    assert!(repair.deleted.contains(&begun));
+    World::open(&folder, small(), last).unwrap();
+}
+
+#[test]
+fn a_lost_log_is_begun_again_beyond_what_the_index_covers() {
+    let folder = MemFolder::default();
+    assert!(World::open(&folder, small(), 500).is_err());
+    let repair = block_on(fsck::repair(&folder, 500, 1)).unwrap();
+    assert_eq!(repair.kept_seq, 0);
+    let mut world = World::open(&folder, small(), 500).unwrap();
+    assert!(world.recovered.reset_seq > 500);
+    world.store(0..1);
+    assert_ne!(folder.names()[0], file_name(1));
+}

@@ -1,0 +1,13 @@
+//! What the journal promises, over a folder in memory that crashes, tears and fills up, and over real files.
+#![allow(clippy::unwrap_used, clippy::disallowed_methods, unreachable_pub)]
+
+mod commit;
+mod crash;
+mod damage;
+mod fsck;
+mod fuzz;
+mod retention;
+mod suspend;
+mod tail;
+mod threads;
+mod world;
