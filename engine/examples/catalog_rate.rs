@@ -221,11 +221,20 @@ fn fill(count: u32) {
             longest = longest.max(time);
         }
     });
-    let (finish, ()) = timed(|| catalog.finish_fill());
+    let mut longest_step = Duration::ZERO;
+    let (finish, ()) = timed(|| {
+        loop {
+            let (time, done) = timed(|| catalog.finish_fill_step(4096));
+            longest_step = longest_step.max(time);
+            if done {
+                break;
+            }
+        }
+    });
     let (rss, counted) = (rss_bytes().saturating_sub(before), catalog.count().metadata_bytes);
     let per = |bytes: u64| bytes as f64 / f64::from(count);
     println!(
-        "fill {count}: {time:.2?}, longest 1,024 {longest:.2?}, finish {finish:.2?}; per block counted {:.1} B, RSS {:.1} B",
+        "fill {count}: {time:.2?}, longest 1,024 {longest:.2?}, finish {finish:.2?}, longest step {longest_step:.2?}; per block counted {:.1} B, RSS {:.1} B",
         per(counted),
         per(rss)
     );

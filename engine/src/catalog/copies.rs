@@ -164,8 +164,8 @@ impl Catalog {
         let entry = self.blocks.get(index);
         self.history.note_removed(now, entry.mark(), cause, level);
         // An evicted host copy says nothing against an NVMe copy that the index may still bring.
-        if let Some(removed) = self.removed_in_fill.as_mut().filter(|_| cause != RemovalCause::Evicted) {
-            removed.insert(entry.mark());
+        if let Some(recovery) = self.recovery.as_mut().filter(|_| cause != RemovalCause::Evicted) {
+            recovery.note_removed(entry.mark());
         }
         let sum = self.spaces.get_mut(&entry.space).expect("the space of a visible block is counted");
         sum.blocks -= 1;

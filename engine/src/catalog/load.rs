@@ -93,8 +93,8 @@ impl Catalog {
         if healthy {
             self.uncount(index, Level::Nvme, false);
             records.push(super::copies::removed(entry.block(), entry.space, Level::Nvme, RemovalCause::Corrupt));
-            if let Some(removed) = &mut self.removed_in_fill {
-                removed.insert(entry.mark());
+            if let Some(recovery) = &mut self.recovery {
+                recovery.note_removed(entry.mark());
             }
         } else if entry.state == State::Visible {
             // Held by whoever found the damage, so the entry outlives its removal.

@@ -72,10 +72,11 @@ use entry::Level;
 use expire::Due;
 use history::History;
 use lease::Leases;
-use numbers::{NumberMap, NumberSet};
+use numbers::NumberMap;
 use pin::Pin;
 use plan::{CatalogCount, Decline};
 use put::Pending;
+use recover::Recovery;
 pub use settings::CatalogSettings;
 use shelf::Shelf;
 
@@ -100,8 +101,8 @@ pub struct Catalog {
     generation_next: u64,
     tick: Tick,
     held_blocks: u64,
-    /// `Some` while the index is being filled: ids removed meanwhile, which the index may still name.
-    removed_in_fill: Option<NumberSet<u64>>,
+    /// `Some` while the index is being filled.
+    recovery: Option<Recovery>,
     /// Scratch of `refresh`.
     path: Vec<u32>,
     /// Scratch of `lookup`.
@@ -156,7 +157,7 @@ impl Catalog {
             generation_next: settings.generation_first,
             tick: Tick { now: 1, touches: 0 },
             held_blocks: 0,
-            removed_in_fill: None,
+            recovery: None,
             path: Vec::new(),
             run: Vec::new(),
             settings,

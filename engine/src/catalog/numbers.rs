@@ -2,13 +2,14 @@
 
 use std::hash::{BuildHasherDefault, Hasher};
 
-/// Multiplies; good for dense numbers that nobody outside can choose.
+/// For dense numbers that nobody outside can choose: neighbours stay neighbours, so that a run of blocks touches a run
+/// of buckets; the high bits, which tell the entries of a bucket group apart, are mixed.
 #[derive(Default, Clone, Copy)]
 pub(super) struct NumberHasher(u64);
 
 impl Hasher for NumberHasher {
     fn finish(&self) -> u64 {
-        self.0
+        self.0 ^ (self.0.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 57 << 57)
     }
 
     fn write(&mut self, bytes: &[u8]) {
@@ -26,8 +27,7 @@ impl Hasher for NumberHasher {
     }
 
     fn write_u64(&mut self, number: u64) {
-        self.0 = (self.0.rotate_left(5) ^ number).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        self.0 ^= self.0 >> 32;
+        self.0 = self.0.rotate_left(3) ^ number;
     }
 }
 

@@ -3,6 +3,8 @@
 //! The index is read in id order, so children come before and after their parents; a parent not yet seen is a shadow that
 //! turns visible later. Puts, loads and deletes go on meanwhile; only NVMe slots are neither handed out nor evicted.
 
+use std::collections::BinaryHeap;
+
 use kvtier_identity::BlockId;
 
 use super::Catalog;
@@ -12,6 +14,34 @@ use super::plan::{BlockIndex, Fill};
 use crate::place::Slot;
 use crate::port::IndexEntry;
 
+/// Blocks sorted at a time.
+const RUN_MAX: usize = 65_536;
+
+/// What is remembered while the index is being filled.
+#[derive(Debug, Default)]
+pub(super) struct Recovery {
+    /// Ids removed meanwhile, which the index may still name.
+    removed: NumberSet<u64>,
+    /// The eviction order in the making, once everything is filled.
+    order: Option<Order>,
+}
+
+impl Recovery {
+    pub(super) fn note_removed(&mut self, mark: u64) {
+        self.removed.insert(mark);
+    }
+}
+
+#[derive(Debug, Default)]
+struct Order {
+    /// First entry not gathered yet.
+    next: u32,
+    /// Blocks by generation, oldest first.
+    runs: Vec<Vec<u32>>,
+    /// Generation of the newest block of each run that is not empty.
+    heads: BinaryHeap<(u64, usize)>,
+}
+
 impl Catalog {
     /// Recovery begins: marks what was quarantined. To be called before anything is on NVMe.
     pub fn begin_fill(&mut self, quarantined: &[Slot]) {
@@ -19,14 +49,15 @@ impl Catalog {
         for slot in quarantined {
             self.shelf_mut(Level::Nvme).slots.mark_bad(*slot);
         }
-        self.removed_in_fill = Some(NumberSet::default());
+        self.recovery = Some(Recovery::default());
     }
 
     /// Takes one entry of the index over. Any order; the same entry twice does no harm. After a conflict nothing owns
     /// the entry's slot: the caller journals the removal, so that the index forgets it too.
     pub fn fill(&mut self, block: BlockId, entry: &IndexEntry) -> Fill {
-        let removed = self.removed_in_fill.as_ref().expect("recovery has begun");
-        if removed.contains(&(block.0 as u64)) {
+        let recovery = self.recovery.as_ref().expect("recovery has begun");
+        assert!(recovery.order.is_none(), "the index was filled already");
+        if recovery.removed.contains(&(block.0 as u64)) {
             return Fill::Conflict("the block was removed since recovery began");
         }
         let mut found = self.blocks.find(block);
@@ -104,19 +135,57 @@ impl Catalog {
         }
     }
 
-    /// Recovery is complete: NVMe slots may be handed out and evicted. Orders the copies for eviction: newest store
-    /// hottest, ancestors always hotter than descendants; what was touched since the start stays hottest of all.
+    /// Completes recovery in one go; [`Catalog::finish_fill_step`] does the same without holding the core for long.
     pub fn finish_fill(&mut self) {
-        assert!(self.removed_in_fill.take().is_some(), "recovery has begun");
-        let mut newest: Vec<(u64, u32)> = Vec::new();
-        let untouched = |index: &u32| {
-            let entry = self.blocks.get(*index);
-            entry.has(Level::Nvme) && entry.stamp == 0
+        while !self.finish_fill_step(usize::MAX) {}
+    }
+
+    /// One step towards the end of recovery, looking at up to `count_max` blocks: orders the NVMe copies for eviction,
+    /// newest store hottest, ancestors hotter than descendants, what was touched since the start hottest of all. True:
+    /// recovery is complete, and NVMe slots may be handed out and evicted. No `fill` after the first step.
+    pub fn finish_fill_step(&mut self, count_max: usize) -> bool {
+        let recovery = self.recovery.as_mut().expect("recovery has begun");
+        let mut order = std::mem::take(recovery.order.get_or_insert_default());
+        let complete = if order.next < self.blocks.end() {
+            self.gather(&mut order, count_max);
+            false
+        } else {
+            self.sink_oldest(&mut order, count_max)
         };
-        newest.extend((0..self.blocks.end()).filter(untouched).map(|index| (self.blocks.get(index).generation, index)));
-        newest.sort_unstable();
+        if complete {
+            self.recovery = None;
+            self.tick.now = self.tick.now.wrapping_add(1);
+        } else if let Some(recovery) = &mut self.recovery {
+            recovery.order = Some(order);
+        }
+        complete
+    }
+
+    /// Sorts the next run of entries by generation.
+    fn gather(&self, order: &mut Order, count_max: usize) {
+        let count = u32::try_from(count_max.min(RUN_MAX)).expect("a run is far below 2^32").max(1);
+        let end = self.blocks.end().min(order.next.saturating_add(count));
+        let untouched = |index: &u32| self.blocks.get(*index).has(Level::Nvme) && self.blocks.get(*index).stamp == 0;
+        let mut run: Vec<u32> = (order.next..end).filter(untouched).collect();
+        run.sort_unstable_by_key(|index| self.blocks.get(*index).generation);
+        order.next = end;
+        if let Some(newest) = run.last() {
+            order.heads.push((self.blocks.get(*newest).generation, order.runs.len()));
+            order.runs.push(run);
+        }
+    }
+
+    /// Merges the runs: each block, newest first, goes to the cold end, after those of its ancestors that did not.
+    fn sink_oldest(&mut self, order: &mut Order, count_max: usize) -> bool {
         let mut path = Vec::new();
-        for (_, index) in newest.into_iter().rev() {
+        for _ in 0..count_max {
+            let Some((_, run)) = order.heads.pop() else { return true };
+            let index = order.runs[run].pop().expect("a run in the heap is not empty");
+            if let Some(next) = order.runs[run].last() {
+                order.heads.push((self.blocks.get(*next).generation, run));
+            } else {
+                order.runs[run] = Vec::new();
+            }
             let mut at = index;
             while at != NONE && self.blocks.get(at).stamp == 0 {
                 path.push(at);
@@ -130,6 +199,6 @@ impl Catalog {
                 }
             }
         }
-        self.tick.now = self.tick.now.wrapping_add(1);
+        order.heads.is_empty()
     }
 }

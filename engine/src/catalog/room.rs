@@ -156,7 +156,7 @@ impl Catalog {
         let stays = Level::ALL.into_iter().any(|level| entry.has(level) && !tiers[level as usize]);
         let below = if stays { tiers } else { [true; 2] };
         // While the index fills, no NVMe copy goes.
-        let kept = self.removed_in_fill.is_some() && below[Level::Nvme as usize] && self.owns_any(index, [false, true]);
+        let kept = self.recovery.is_some() && below[Level::Nvme as usize] && self.owns_any(index, [false, true]);
         (!kept).then_some(below)
     }
 

@@ -60,7 +60,7 @@ impl Catalog {
     fn store_declined(&self, index: u32, length: u32) -> Option<Decline> {
         if !self.has_nvme() {
             Some(Decline::NvmeUnavailable)
-        } else if self.removed_in_fill.is_some() {
+        } else if self.recovery.is_some() {
             Some(Decline::Recovering)
         } else if self.shelf(Level::Nvme).slots.class(length).is_none() {
             Some(Decline::TooLarge)

@@ -340,7 +340,7 @@ impl World {
         let verified = outcome == LoadOutcome::Verified;
         assert!(self.bad.contains(&from) || self.nvme_reads(from, tag), "a slot changed under a load (INV-8)");
         self.write_host(to, tag);
-        let known_key = (b % 3 != 0).then(|| key(number));
+        let known_key = (b % 2 != 0).then(|| key(number));
         let done = self.catalog.finish_load(self.now, index, &outcome, known_key.clone());
         self.coverage.note(match (&outcome, doomed) {
             (_, true) => "load of a doomed block ended",
@@ -377,8 +377,16 @@ impl World {
         self.apply(&records);
     }
 
-    fn store(&mut self, a: u16, _b: u16, _c: u8) {
-        self.begin_store(u32::from(a) % BLOCKS);
+    fn store(&mut self, a: u16, b: u16, _c: u8) {
+        let volatile = |number: &u32| {
+            let model = &self.blocks[*number as usize];
+            model.host.is_some() && model.nvme.is_none()
+        };
+        let volatile: Vec<u32> = (0..BLOCKS).filter(volatile).collect();
+        match volatile.get(usize::from(a) % volatile.len().max(1)) {
+            Some(number) if b % 4 != 0 => self.begin_store(*number),
+            _ => self.begin_store(u32::from(a) % BLOCKS),
+        }
     }
 
     fn begin_store(&mut self, number: u32) {
@@ -571,7 +579,9 @@ impl World {
     fn fill(&mut self, b: u16, c: u8) {
         let left = self.to_fill.as_mut().expect("the world is recovering");
         let Some(number) = left.pop() else {
-            self.catalog.finish_fill();
+            if !self.catalog.finish_fill_step(usize::from(b % 5) + 1) {
+                return;
+            }
             self.to_fill = None;
             self.removed_in_fill.clear();
             return;
