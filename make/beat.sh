@@ -35,7 +35,7 @@ beat() {
     now=$(stat -c %s "$log")
     if [[ $now == "$size" ]]; then
       printf '… %s: %d min %02d s; at %s; last: %s\n' "$name" $(((SECONDS - started) / 60)) \
-        $(((SECONDS - started) % 60)) "$(doing)" "$(tail -n 1 "$log" | tr -d '\r' | cut -c 1-80)"
+        $(((SECONDS - started) % 60)) "$(doing | grep . || echo nothing of its own)" "$(tail -n 1 "$log" | tr -d '\r' | cut -c 1-80)"
     fi
     size=$now
   done

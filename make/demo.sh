@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
 # Shows kvtier at work: builds, starts a daemon with its embedded defaults in .kvtier/demo, replays a real trace through
 # gRPC with every byte verified, says how to look around, and stops the daemon.
-#   DEMO_LIMIT=500 make demo    requests of the trace (default 300)
+#   DEMO_LIMIT=300 make demo    requests of the trace (default 1000: more than fits the host tier of a small machine)
 #   DEMO_KEEP=1 make demo       leave the daemon running
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-limit=${DEMO_LIMIT:-300}
+limit=${DEMO_LIMIT:-1000}
 folder=.kvtier/demo
 trace=bench/traces/mooncake_conv_dev.rjsonl.zst
 ready_within_seconds=60
