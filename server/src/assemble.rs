@@ -226,7 +226,8 @@ pub fn index_settings(config: &Config, home: &Home) -> IndexSettings {
     }
 }
 
-fn wal_settings(config: &Config, home: &Home) -> kvtier_wal::Settings {
+/// The event log's settings.
+pub fn wal_settings(config: &Config, home: &Home) -> kvtier_wal::Settings {
     let wal = &config.wal;
     let ms = |time: std::time::Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
     kvtier_wal::Settings {

@@ -1,6 +1,7 @@
 //! The command line of `kvtierd`: from arguments and environment to settings, and the commands that only print.
 //!
-//! Exit codes: 0 done; 1 the daemon could not start or failed; 2 wrong arguments or settings.
+//! Exit codes: 0 done; 1 the daemon could not start or failed, or fsck found damage; 2 wrong arguments or settings; 3 fsck
+//! could not look.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -9,6 +10,7 @@ use clap::{Parser, Subcommand, ValueEnum};
 
 use crate::config::machine::Here;
 use crate::config::problem::Problem;
+use crate::fsck;
 use crate::config::{Config, FlagValue, Reading, Sources, print, unit};
 
 /// Exit code for wrong arguments and settings.
@@ -77,6 +79,8 @@ enum Command {
     },
     /// Print everything that is wrong with the settings on this machine; exit with 2 if anything is.
     CheckConfig,
+    /// Examine what is on disk, with no daemon running; exit with 1 if anything is damaged.
+    Fsck(fsck::Options),
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -90,6 +94,8 @@ enum Format {
 pub enum Next {
     /// Serve with these settings.
     Serve(Box<Config>),
+    /// Examine what is on disk.
+    Fsck(Box<Config>, fsck::Options),
     /// Print this and end.
     Exit {
         /// For standard output.
@@ -125,8 +131,9 @@ pub fn read(arguments: impl IntoIterator<Item = OsString>, environment: Vec<(Str
             Next::Exit { out: print::toml(&reading), err: told(&reading.problems), code: 0 }
         }
         Some(Command::CheckConfig) => check(&reading),
+        Some(Command::Fsck(options)) if reading.problems.is_empty() => Next::Fsck(Box::new(reading.config), options),
         None | Some(Command::Run) if reading.problems.is_empty() => Next::Serve(Box::new(reading.config)),
-        None | Some(Command::Run) => Next::refused(told(&reading.problems)),
+        None | Some(Command::Run | Command::Fsck(_)) => Next::refused(told(&reading.problems)),
     }
 }
 
@@ -197,7 +204,7 @@ mod tests {
     fn exit(next: Next) -> (String, String, u8) {
         match next {
             Next::Exit { out, err, code } => (out, err, code),
-            Next::Serve(config) => panic!("would serve with {config:?}"),
+            Next::Serve(config) | Next::Fsck(config, _) => panic!("would go on with {config:?}"),
         }
     }
 
@@ -259,6 +266,7 @@ mod tests {
         match next {
             Next::Serve(config) => assert_eq!(config.host.bytes, 64 * unit::MIB),
             Next::Exit { err, .. } => panic!("{err}"),
+            Next::Fsck(..) => panic!("would examine"),
         }
     }
 }

@@ -3,13 +3,14 @@
 //! It is *not* where anything is decided about blocks (the engine), and the only crate that names concrete tiers.
 //!
 //! Reading order: [`command`], [`config`], [`home`], [`ground`], [`daemon`], [`assemble`], [`runtime`], [`listen`], [`service`], [`http`],
-//! [`observe`], [`snapshot`], [`process`].
+//! [`observe`], [`snapshot`], [`fsck`], [`process`].
 #![forbid(unsafe_code)]
 
 pub mod assemble;
 pub mod command;
 pub mod config;
 pub mod daemon;
+pub mod fsck;
 pub mod ground;
 pub mod home;
 pub mod http;

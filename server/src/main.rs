@@ -16,6 +16,11 @@ fn main() -> ExitCode {
             let _ = std::io::stderr().write_all(err.as_bytes());
             ExitCode::from(code)
         }
+        Next::Fsck(config, options) => {
+            let (out, code) = kvtierd::fsck::run(&config, options);
+            let _ = std::io::stdout().write_all(out.as_bytes());
+            ExitCode::from(code)
+        }
         Next::Serve(config) => kvtierd::daemon::run(*config),
     }
 }

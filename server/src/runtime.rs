@@ -103,3 +103,26 @@ impl Spawn for RuntimeSpawn {
         drop(self.tasks.spawn_on(task, &self.handle));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn random_numbers_do_not_repeat_over_several_pools() {
+        let random = SystemRandom::open().unwrap();
+        let mut numbers: Vec<u64> = (0..3 * POOL_BYTES / 8).map(|_| random.next_u64()).collect();
+        numbers.sort_unstable();
+        numbers.dedup();
+        assert_eq!(numbers.len(), 3 * POOL_BYTES / 8);
+    }
+
+    #[tokio::test]
+    async fn a_task_goes_on_when_nobody_waits_and_its_end_is_seen() {
+        let spawn = RuntimeSpawn::current();
+        let (sender, receiver) = tokio::sync::oneshot::channel();
+        spawn.spawn("test", Box::pin(async move { drop(sender.send(7)) }));
+        spawn.ended().await;
+        assert_eq!(receiver.await, Ok(7));
+    }
+}

@@ -53,3 +53,44 @@ fn endpoints_are_written_for_tools_and_gone_after_a_clean_stop() {
     drop(daemon.stop());
     assert!(!file.exists(), "a stopped daemon cannot be reached");
 }
+
+#[tokio::test]
+async fn grpc_health_serves_until_the_node_drains() {
+    use tonic_health::pb::health_check_response::ServingStatus;
+    use tonic_health::pb::health_client::HealthClient;
+    let mut world = World::new().await;
+    let mut health = HealthClient::new(world.wire.channel.clone());
+    let check = |service: &str| tonic_health::pb::HealthCheckRequest { service: service.to_owned() };
+    for service in ["", "kvtier.v1.KvTier"] {
+        let answer = health.check(check(service)).await.expect("it is known").into_inner();
+        assert_eq!(answer.status(), ServingStatus::Serving, "{service:?}");
+    }
+    let mut watched = health.watch(check("")).await.expect("it can be watched").into_inner();
+    world.wire.client.drain(v1::DrainRequest { timeout_ms: 1000 }).await.expect("a drain");
+    kvtier_tests::wire::within("not serving", async {
+        while let Some(answer) = watched.message().await.expect("the watch goes on") {
+            if answer.status() == ServingStatus::NotServing {
+                return;
+            }
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn reflection_lists_the_service() {
+    use tonic_reflection::pb::v1::server_reflection_client::ServerReflectionClient;
+    use tonic_reflection::pb::v1::server_reflection_request::MessageRequest;
+    use tonic_reflection::pb::v1::server_reflection_response::MessageResponse;
+    let world = World::new().await;
+    let mut reflection = ServerReflectionClient::new(world.wire.channel.clone());
+    let request = tonic_reflection::pb::v1::ServerReflectionRequest {
+        host: String::new(),
+        message_request: Some(MessageRequest::ListServices(String::new())),
+    };
+    let answers = reflection.server_reflection_info(tokio_stream::iter([request])).await;
+    let answer = answers.expect("reflection answers").into_inner().message().await.expect("an answer").expect("one");
+    let Some(MessageResponse::ListServicesResponse(list)) = answer.message_response else { panic!("{answer:?}") };
+    let names: Vec<String> = list.service.into_iter().map(|service| service.name).collect();
+    assert!(names.contains(&"kvtier.v1.KvTier".to_owned()), "{names:?}");
+}

@@ -4,8 +4,9 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::sync::OnceLock;
 
-/// The `kvtierd` of this build. Cargo puts test binaries in `<profile>/deps`, and binaries one level up; a test run that
-/// did not build it builds it here, once.
+/// The `kvtierd` of this build. Cargo puts test binaries in `<profile>/deps`, and binaries one level up. `make test` builds
+/// the whole workspace first; a test run that did not gets the daemon built here, once. One that is there is taken as it
+/// is: building it alone would select other features and compile RocksDB again.
 pub fn kvtierd() -> PathBuf {
     static FOUND: OnceLock<PathBuf> = OnceLock::new();
     FOUND.get_or_init(find_or_build).clone()
@@ -16,7 +17,9 @@ fn find_or_build() -> PathBuf {
     let profile = own.ancestors().find(|at| at.ends_with("deps")).and_then(|deps| deps.parent());
     let profile = profile.expect("cargo runs tests from a deps folder").to_path_buf();
     let binary = profile.join("kvtierd");
-    // Cargo decides whether it is up to date: a stale daemon would make every test lie.
+    if binary.exists() {
+        return binary;
+    }
     let mut build = Command::new(option_env!("CARGO").unwrap_or("cargo"));
     build.args(["build", "--quiet", "--package", "kvtierd", "--bin", "kvtierd"]);
     if profile.ends_with("release") {

@@ -27,6 +27,8 @@ pub const PATIENCE: Duration = Duration::from_secs(30);
 pub struct Wire {
     /// The generated client, for everything that has no word here.
     pub client: Client,
+    /// Its connection, for other services of the daemon.
+    pub channel: Channel,
     /// Sent as `x-kvtier-client`.
     pub name: Option<&'static str>,
 }
@@ -74,10 +76,10 @@ impl Wire {
     }
 
     fn over(channel: Channel) -> Self {
-        let client = Client::new(channel)
+        let client = Client::new(channel.clone())
             .max_decoding_message_size(tuning::MESSAGE_BYTES_MAX)
             .max_encoding_message_size(64 << 20);
-        Self { client, name: None }
+        Self { client, channel, name: None }
     }
 
     /// The same connection under a client name.

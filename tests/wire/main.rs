@@ -3,6 +3,8 @@
 
 mod chains;
 mod crowds;
+mod damage;
+mod disks;
 mod leases;
 mod puts;
 mod spaces;

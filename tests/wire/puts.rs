@@ -48,8 +48,9 @@ async fn a_key_of_0_or_65_bytes_is_rejected() {
     for (bytes, value) in [(0, "0 bytes long"), (65, "65 bytes long")] {
         let outcome = put_changed(&mut world, &Block::root(b"a", 5000), |begin| begin.key = vec![1; bytes]).await;
         rejected(&outcome, "key", value, "1 to 64 bytes");
-        let outcome = put_changed(&mut world, &Block::root(b"a", 5000), |begin| begin.parent = Some(vec![1; bytes]));
-        rejected(&outcome.await, "parent", value, "1 to 64 bytes");
+        let orphan = Block::root(b"a", 5000);
+        let outcome = put_changed(&mut world, &orphan, |begin| begin.parent = Some(vec![1; bytes])).await;
+        rejected(&outcome, "parent", value, "1 to 64 bytes");
     }
 }
 
@@ -106,8 +107,9 @@ async fn an_unknown_durability_is_rejected() {
 #[tokio::test]
 async fn a_block_whose_parent_is_unknown_is_declined() {
     let mut world = World::new().await;
-    let outcome = put_changed(&mut world, &Block::root(b"a", 5000), |begin| begin.parent = Some(b"nobody".to_vec()));
-    let Outcome::Declined(declined) = outcome.await else { panic!("not declined") };
+    let orphan = Block::root(b"a", 5000);
+    let outcome = put_changed(&mut world, &orphan, |begin| begin.parent = Some(b"nobody".to_vec())).await;
+    let Outcome::Declined(declined) = outcome else { panic!("not declined: {outcome:?}") };
     assert_eq!(declined.reason(), DeclineReason::ParentUnknown);
     assert!(declined.detail.contains("first missing block"), "{declined:?}");
 }

@@ -115,3 +115,50 @@ pub(crate) fn wire_description(description: SpaceDescription) -> v1::SpaceDescri
 fn counted(bytes: usize) -> String {
     format!("{bytes} bytes long")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_is_named_by_its_place_in_the_chain() {
+        let bad = keys("keys", &[vec![1; 3], vec![1; 65]], 10).unwrap_err();
+        assert_eq!(bad, BadField::new("keys[1]", "65 bytes long", "a key has 1 to 64 bytes"));
+    }
+
+    #[test]
+    fn a_chain_has_at_least_one_key_and_no_more_than_the_bound() {
+        for count in [0, 4] {
+            let bad = keys("keys.keys", &vec![vec![1; 3]; count], 3).unwrap_err();
+            assert_eq!((bad.field.as_str(), bad.value), ("keys.keys", format!("{count} keys")));
+        }
+        assert_eq!(keys("keys", &vec![vec![1; 3]; 3], 3).map(|keys| keys.len()), Ok(3));
+    }
+
+    #[test]
+    fn a_lease_goes_out_as_it_comes_in() {
+        let id = LeaseId(0x0102_0304_0506_0708_090a_0b0c_0d0e_0f10);
+        assert_eq!(lease(&id.0.to_le_bytes()), Ok(id));
+        assert!(lease(&[1, 2]).unwrap_err().value.contains("0x0102"));
+    }
+
+    #[test]
+    fn a_description_goes_out_as_it_came_in() {
+        let description = SpaceDescription {
+            lora: Some("adapter".into()),
+            ranks: RankGeometry { tensor: 8, pipeline: 2, context: 1 },
+            key_recipe: KeyRecipe { name: "vllm-sha256-cbor".into(), seed: "0".into() },
+            parts: vec![PartSpec { bytes: 4096 }, PartSpec { bytes: 1 }],
+            ..SpaceDescription::single_part("acme", "llama", 16, 1)
+        };
+        let back = super::description(Some(wire_description(description.clone()))).unwrap();
+        assert_eq!(back, description);
+        assert_eq!(back.digest(), description.digest());
+    }
+
+    #[test]
+    fn ranks_that_are_not_told_are_one_of_each() {
+        let wire = v1::SpaceDescription { part_bytes: vec![1], ..v1::SpaceDescription::default() };
+        assert_eq!(super::description(Some(wire)).unwrap().ranks, RankGeometry::default());
+    }
+}

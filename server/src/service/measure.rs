@@ -25,6 +25,12 @@ impl Call {
         Self { node, name, begun, code: Code::Cancelled }
     }
 
+    /// Refuses the call.
+    pub(crate) fn refuse(mut self, status: Status) -> Status {
+        self.code = status.code();
+        status
+    }
+
     /// Answers a call that has one answer.
     pub(crate) fn answer<T>(mut self, answer: Result<T, Status>) -> Result<Response<T>, Status> {
         self.code = answer.as_ref().map_or_else(Status::code, |_| Code::Ok);

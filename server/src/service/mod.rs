@@ -156,12 +156,17 @@ impl Service {
         self.node.limits.subscribers_max.saturating_sub(self.node.subscribers.available_permits() as u64)
     }
 
-    fn client_of<T>(&self, request: &Request<T>) -> Result<Client, Status> {
-        Ok(self.node.clients.client_of(request)?)
-    }
-
     fn call(&self, name: &'static str) -> Call {
         Call::begin(Arc::clone(&self.node), name)
+    }
+
+    /// A call of a client that may own leases.
+    fn call_of<T>(&self, name: &'static str, request: &Request<T>) -> Result<(Call, Client), Status> {
+        let call = self.call(name);
+        match self.node.clients.client_of(request) {
+            Ok(client) => Ok((call, client)),
+            Err(bad) => Err(call.refuse(bad.into())),
+        }
     }
 }
 
@@ -198,14 +203,12 @@ impl KvTier for Service {
     }
 
     async fn lookup(&self, request: Request<v1::LookupRequest>) -> Result<Response<v1::LookupResponse>, Status> {
-        let call = self.call("lookup");
-        let client = self.client_of(&request)?;
+        let (call, client) = self.call_of("lookup", &request)?;
         call.answer(find::lookup(&self.node, &client, request.into_inner()).await)
     }
 
     async fn get(&self, request: Request<v1::GetRequest>) -> Result<Response<Self::GetStream>, Status> {
-        let call = self.call("get");
-        let client = self.client_of(&request)?;
+        let (call, client) = self.call_of("get", &request)?;
         call.answers(get::answers(Arc::clone(&self.node), client, request.into_inner()).await)
     }
 
@@ -222,8 +225,7 @@ impl KvTier for Service {
     }
 
     async fn release(&self, request: Request<v1::ReleaseRequest>) -> Result<Response<v1::ReleaseResponse>, Status> {
-        let call = self.call("release");
-        let client = self.client_of(&request)?;
+        let (call, client) = self.call_of("release", &request)?;
         call.answer(find::release(&self.node, &client, request.get_ref()))
     }
 

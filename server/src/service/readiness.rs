@@ -111,3 +111,19 @@ impl Readiness {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn the_stage_only_moves_forward() {
+        let readiness = Readiness::default();
+        readiness.drain();
+        readiness.serve();
+        assert_eq!(readiness.stage(), Stage::Draining, "a node that drains does not serve again");
+        readiness.close();
+        readiness.reached(Stage::Serving).await;
+        assert_eq!(readiness.stage(), Stage::Closing);
+    }
+}

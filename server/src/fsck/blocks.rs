@@ -1,0 +1,123 @@
+//! The data files: their superblocks, and every block the index knows, read and compared.
+//!
+//! Files are read as plain files, so that this works where O_DIRECT or io_uring do not.
+
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+
+use kvtier_engine::header::{HEADER_BYTES, SlotHeader};
+use kvtier_engine::place::PAGE_BYTES;
+use kvtier_engine::port::{Index, IndexEntry};
+use kvtier_identity::BlockId;
+use kvtier_index::{IndexSettings, RocksIndex};
+use kvtier_nvme::{Superblock, SuperblockError};
+
+use super::{Failure, Report, shown};
+use crate::config::Config;
+
+/// Entries read from the index at once.
+const SCAN_COUNT: usize = 4096;
+/// Damaged blocks that are named; all are counted.
+const NAMED_MAX: usize = 20;
+const MISSED: &str = "nothing needs to be done: its next reader misses, and the slot is taken out of use";
+
+/// One data file.
+struct DataFile {
+    name: String,
+    file: Option<File>,
+    verified: u64,
+    damaged: u64,
+}
+
+/// Looks at every data file and, unless `quick`, at every block.
+pub(super) async fn examine(
+    config: &Config,
+    settings: IndexSettings,
+    quick: bool,
+    report: &mut Report,
+) -> Result<(), Failure> {
+    let mut files: Vec<DataFile> = config.nvme.files.iter().map(|path| open(path, report)).collect();
+    if !quick && config.index.directory.exists() {
+        let index = RocksIndex::open(&config.index.directory, settings)?;
+        let mut after = None;
+        loop {
+            let entries = index.scan(after, SCAN_COUNT).await?;
+            let Some((last, _)) = entries.last() else { break };
+            after = Some(*last);
+            for (block, entry) in &entries {
+                compare(&mut files, *block, entry, report);
+            }
+        }
+        // It closes with a flush, outside of the runtime.
+        tokio::task::spawn_blocking(move || drop(index)).await?;
+    }
+    for file in files.iter().filter(|file| file.file.is_some()) {
+        let told = match (quick, file.damaged) {
+            (true, _) => "its superblock is sound".to_owned(),
+            (false, 0) => format!("{} blocks verified", file.verified),
+            (false, damaged) => format!("{} blocks verified, {damaged} did not", file.verified),
+        };
+        report.fine(format!("{}: {told}", file.name));
+    }
+    Ok(())
+}
+
+fn open(path: &std::path::Path, report: &mut Report) -> DataFile {
+    let name = shown(path);
+    let mut page = vec![0; PAGE_BYTES as usize];
+    let opened = File::open(path).and_then(|file| file.read_exact_at(&mut page, 0).map(|()| file));
+    let file = match opened {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            report.fine(format!("{name}: there is none yet; the next start makes it"));
+            None
+        }
+        Err(error) => {
+            report.problem(&name, format!("cannot be read: {error}"), "check the device, or remove the file", true);
+            None
+        }
+        Ok(file) => match Superblock::decode(&page) {
+            Ok(_) | Err(SuperblockError::Blank) => Some(file),
+            Err(error) => {
+                let remedy = "the next start mends it from its copy; if it refuses to, remove the file: its blocks are recomputed";
+                report.problem(&name, format!("the superblock is damaged: {error}"), remedy, false);
+                Some(file)
+            }
+        },
+    };
+    DataFile { name, file, verified: 0, damaged: 0 }
+}
+
+fn compare(files: &mut [DataFile], block: BlockId, entry: &IndexEntry, report: &mut Report) {
+    let Some(data) = files.get_mut(usize::from(entry.slot.device)) else {
+        let what = format!("block {block} is on device {}, which nvme.files does not name", entry.slot.device);
+        report.problem("index", what, "restore nvme.files", false);
+        return;
+    };
+    let Some(file) = &data.file else { return };
+    match verify(file, block, entry) {
+        Ok(()) => data.verified += 1,
+        Err(what) => {
+            data.damaged += 1;
+            if data.damaged <= NAMED_MAX as u64 {
+                let what = format!("block {block} at byte {}: {what}", entry.slot.offset);
+                report.problem(&data.name, what, MISSED, false);
+            }
+        }
+    }
+}
+
+fn verify(file: &File, block: BlockId, entry: &IndexEntry) -> Result<(), String> {
+    let mut header = [0; HEADER_BYTES];
+    let mut payload = vec![0; entry.length as usize];
+    let unreadable = |error: std::io::Error| format!("cannot be read: {error}");
+    file.read_exact_at(&mut header, entry.slot.offset).map_err(unreadable)?;
+    file.read_exact_at(&mut payload, entry.slot.offset + PAGE_BYTES).map_err(unreadable)?;
+    let found = SlotHeader::decode(&header, crc32fast::hash).map_err(|error| error.to_string())?;
+    if (found.block, found.generation, found.length, found.crc) != (block, entry.generation, entry.length, entry.crc) {
+        return Err(format!("the slot holds block {} of store {}", found.block, found.generation));
+    }
+    match crc32fast::hash(&payload) == entry.crc {
+        true => Ok(()),
+        false => Err("its payload does not have the checksum it was stored with".to_owned()),
+    }
+}
