@@ -154,7 +154,7 @@ impl Writer {
             if due && (self.just_retired || !retire) {
                 return Turn::Commit(state.take_group(bytes_max.max(GROUP_BYTES_MAX)));
             }
-            if !due && pause < TIMER_PAUSE_MIN {
+            if !due && state.someone_waits() && pause < TIMER_PAUSE_MIN {
                 return Turn::Linger;
             }
         } else if state.closing {
