@@ -92,11 +92,16 @@ pub async fn repair(folder: &dyn Folder, covered_seq: u64, now_unix_ms: u64) -> 
     begin(folder, &begun).await?;
     repair.begun = Some(file_name(begun.first_seq));
     repair.deleted = delete_after(folder, &survey, first, cut_here.is_some()).await?;
-    if cut_here.is_some() {
-        let file = folder.open(&first.file).await.during("opening", &first.file)?;
-        file.truncate(first.offset).await.during("cutting", &first.file)?;
-        file.sync().await.during("syncing", &first.file)?;
-        repair.cut = Some((first.file.clone(), first.offset));
+    // A torn tail is none any more once a segment follows.
+    let torn = whole.filter(|found| found.sound_bytes < found.file_bytes);
+    repair.cut = match cut_here {
+        Some(_) => Some((first.file.clone(), first.offset)),
+        None => torn.map(|found| (file_name(found.header.first_seq), found.sound_bytes)),
+    };
+    if let Some((name, bytes)) = &repair.cut {
+        let file = folder.open(name).await.during("opening", name)?;
+        file.truncate(*bytes).await.during("cutting", name)?;
+        file.sync().await.during("syncing", name)?;
     }
     Ok(repair)
 }

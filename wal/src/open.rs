@@ -22,7 +22,7 @@ use crate::shared::Shared;
 use crate::state::State;
 use crate::survey::{Depth, Found, Survey};
 use crate::table::Table;
-use crate::writer::Writer;
+use crate::writer::{EndGuard, Writer};
 
 /// Bytes rewritten at once.
 const REWRITE_BYTES: usize = 1 << 20;
@@ -168,6 +168,7 @@ fn start(
         retire_at: Moment::default(),
         just_retired: false,
         pace: Pace::default(),
+        _end: EndGuard(Arc::clone(&shared)),
     };
     (Arc::new(Wal { shared }), writer, recovered)
 }

@@ -71,9 +71,11 @@ impl Reader {
                 Ok(reached) => after = reached,
                 // Retention was faster; the next round says so.
                 Err(Unread::Gone) if records.is_empty() && !self.shared.lock().table.holds(first_seq) => {}
-                Err(Unread::Gone) => break,
-                Err(Unread::Damaged(reason)) if records.is_empty() => return Err(ReadRefused::Unreadable(reason)),
-                Err(Unread::Damaged(_)) => break,
+                // An empty answer would say that there is nothing yet.
+                Err(unread) if records.is_empty() => {
+                    return Err(ReadRefused::Unreadable(unread.reason(&file_name(first_seq))));
+                }
+                Err(_) => break,
             }
         }
         Ok(records)
@@ -150,6 +152,13 @@ enum Unread {
 }
 
 impl Unread {
+    fn reason(self, name: &str) -> String {
+        match self {
+            Self::Gone => format!("{name} is gone"),
+            Self::Damaged(reason) => reason,
+        }
+    }
+
     fn of(name: &str, error: &io::Error) -> Self {
         if error.kind() == io::ErrorKind::NotFound { Self::Gone } else { Self::Damaged(format!("{name}: {error}")) }
     }

@@ -68,7 +68,7 @@ impl<'f> FrameCursor<'f> {
         let expected = self.next_seq;
         let mut at = self.offset;
         while at + (FRAME_HEADER_BYTES as u64) < self.window.end() {
-            let held = self.window.run(at).await?;
+            let held = self.window.run(at, FRAME_HEADER_BYTES).await?;
             let Some(ahead) = first_plausible(held, expected) else {
                 // The last bytes of the run may be the beginning of a header that continues in the next one.
                 let behind = held.len().saturating_sub(FRAME_HEADER_BYTES - 1).max(1);
@@ -101,3 +101,6 @@ fn first_plausible(held: &[u8], expected: u64) -> Option<usize> {
             && FrameHeader::decode(bytes).is_ok_and(|header| header.seq >= expected)
     })
 }
+
+#[cfg(test)]
+mod tests;

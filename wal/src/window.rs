@@ -40,9 +40,9 @@ impl<'f> Window<'f> {
         Ok(&held[..bytes.min(held.len())])
     }
 
-    /// What is buffered from `offset` on, at least one byte unless the view ends there.
-    pub(crate) async fn run(&mut self, offset: u64) -> io::Result<&[u8]> {
-        self.at(offset, 1).await?;
+    /// What is buffered from `offset` on, at least `bytes` unless the view ends before.
+    pub(crate) async fn run(&mut self, offset: u64, bytes: usize) -> io::Result<&[u8]> {
+        self.at(offset, bytes).await?;
         let from = usize::try_from(offset.saturating_sub(self.base)).unwrap_or(usize::MAX);
         Ok(self.bytes.get(from..).unwrap_or(&[]))
     }

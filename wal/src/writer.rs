@@ -61,6 +61,7 @@ pub struct Writer {
     /// The last turn deleted a segment: the next one writes first, if there is something to write.
     pub(crate) just_retired: bool,
     pub(crate) pace: Pace,
+    pub(crate) _end: EndGuard,
 }
 
 /// What to do next.
@@ -80,8 +81,8 @@ impl std::fmt::Debug for Writer {
     }
 }
 
-/// Whatever ends the writer, nobody is left waiting.
-struct EndGuard(Arc<Shared>);
+/// Whatever ends the writer, even before it was driven at all, nobody is left waiting.
+pub(crate) struct EndGuard(pub(crate) Arc<Shared>);
 
 impl Drop for EndGuard {
     fn drop(&mut self) {
@@ -94,7 +95,6 @@ impl Writer {
     /// Writes, serves reads and deletes old segments until the journal is closed. Dropping the future is a crash:
     /// everybody who waits hears that the journal is poisoned.
     pub async fn run(mut self) {
-        let _guard = EndGuard(Arc::clone(&self.shared));
         let shared = Arc::clone(&self.shared);
         let mut reader = Reader::new(Arc::clone(&self.shared), Rc::clone(&self.folder));
         let write = async {
@@ -154,7 +154,7 @@ impl Writer {
             if due && (self.just_retired || !retire) {
                 return Turn::Commit(state.take_group(bytes_max.max(GROUP_BYTES_MAX)));
             }
-            if !due && pause < TIMER_PAUSE_MIN {
+            if !due && state.someone_waits() && pause < TIMER_PAUSE_MIN {
                 return Turn::Linger;
             }
         } else if state.closing {

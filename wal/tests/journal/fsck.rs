@@ -1,9 +1,14 @@
 //! Explaining and repairing damaged logs.
 
+use std::collections::BTreeMap;
+use std::sync::OnceLock;
+
 use futures::executor::block_on;
-use kvtier_engine::port::Journal;
+use kvtier_engine::port::{Journal, ReadRefused, Record};
 use kvtier_wal::segment::file_name;
 use kvtier_wal::{Settings, fsck};
+use proptest::prelude::*;
+use proptest::sample::Index;
 
 use crate::world::{MemFolder, World, plain, samples, settings};
 
@@ -151,4 +156,106 @@ fn a_lost_log_is_begun_again_beyond_what_the_index_covers() {
     assert!(world.recovered.reset_seq > 500);
     world.store(0..1);
     assert_ne!(folder.names()[0], file_name(1));
+}
+
+/// One kind of damage somewhere in a log of several segments and epochs.
+#[derive(Debug, Clone)]
+enum Damage {
+    Flip(Index, Index),
+    Zero(Index, Index, usize),
+    Cut(Index, Index),
+    Delete(Index),
+    /// One segment's bytes under another's name.
+    Swap(Index, Index),
+    Stub(Index),
+}
+
+fn damage() -> impl Strategy<Value = Damage> {
+    let index = any::<Index>;
+    prop_oneof![
+        (index(), index()).prop_map(|(file, at)| Damage::Flip(file, at)),
+        (index(), index(), 1..5000_usize).prop_map(|(file, at, count)| Damage::Zero(file, at, count)),
+        (index(), index()).prop_map(|(file, at)| Damage::Cut(file, at)),
+        index().prop_map(Damage::Delete),
+        (index(), index()).prop_map(|(from, to)| Damage::Swap(from, to)),
+        index().prop_map(Damage::Stub),
+    ]
+}
+
+fn inflict(folder: &MemFolder, damage: &Damage) {
+    let names = folder.names();
+    if names.is_empty() {
+        return;
+    }
+    let pick = |file: &Index| names[file.index(names.len())].as_str();
+    let change = |file: &Index, change: &dyn Fn(&mut Vec<u8>)| {
+        let name = pick(file);
+        let mut bytes = folder.bytes_of(name);
+        if !bytes.is_empty() {
+            change(&mut bytes);
+        }
+        folder.put(name, bytes);
+    };
+    match damage {
+        Damage::Flip(file, at) => change(file, &|bytes| {
+            let at = at.index(bytes.len());
+            bytes[at] ^= 1;
+        }),
+        Damage::Zero(file, at, count) => change(file, &|bytes| {
+            let (at, end) = (at.index(bytes.len()), bytes.len());
+            bytes[at..(at + count).min(end)].fill(0);
+        }),
+        Damage::Cut(file, at) => change(file, &|bytes| bytes.truncate(at.index(bytes.len()))),
+        Damage::Delete(file) => folder.delete(pick(file)),
+        Damage::Swap(from, to) => folder.put(pick(to), folder.bytes_of(pick(from))),
+        Damage::Stub(at) => folder.put(&file_name(1 + at.index(10_000_000) as u64), vec![0; at.index(80)]),
+    }
+}
+
+proptest! {
+    /// Whatever is done to the files: no opening shows a wrong record or a hole within an epoch, and every repair ends
+    /// with a log that opens, takes records, and uses no number twice.
+    #[test]
+    fn any_damage_is_refused_or_harmless_and_can_be_repaired(damages in prop::collection::vec(damage(), 1..4)) {
+        let (folder, last) = log();
+        let truth = truth();
+        damages.iter().for_each(|damage| inflict(&folder, damage));
+        let opened = folder.copy();
+        if let Ok(mut world) = World::open(&opened, small(), 0) {
+            check(&mut world, truth);
+        }
+        let repair = block_on(fsck::repair(&folder, last, 5)).unwrap();
+        let mut world = World::open(&folder, small(), last).unwrap_or_else(|error| panic!("{error}\n{repair:?}"));
+        prop_assert!(world.recovered.reset_seq > last);
+        check(&mut world, truth);
+        world.store(0..10);
+        let again = block_on(fsck::inspect(&folder, last)).unwrap();
+        prop_assert_eq!(again.damage, vec![]);
+    }
+}
+
+/// What the undamaged log holds.
+fn truth() -> &'static BTreeMap<u64, Record> {
+    static TRUTH: OnceLock<BTreeMap<u64, Record>> = OnceLock::new();
+    TRUTH.get_or_init(|| {
+        let mut world = World::open(&log().0, small(), 0).unwrap();
+        world.read_all(0).into_iter().map(|(position, record)| (position.seq, record)).collect()
+    })
+}
+
+/// Every record read is the right one, and positions grow by one within an epoch.
+fn check(world: &mut World, truth: &BTreeMap<u64, Record>) {
+    let oldest = match world.read(0) {
+        Err(ReadRefused::Forgotten { oldest, .. }) => oldest,
+        _ => 0,
+    };
+    let recovered = world.recovered.last_seq;
+    let all = world.read_all(oldest);
+    for (position, record) in all.iter().filter(|(position, _)| position.seq <= recovered) {
+        assert_eq!(truth.get(&position.seq), Some(record), "{position:?}");
+    }
+    for pair in all.windows(2) {
+        let (before, after) = (pair[0].0, pair[1].0);
+        assert!(after.seq == before.seq + 1 || after.epoch > before.epoch && after.seq > before.seq);
+    }
 }

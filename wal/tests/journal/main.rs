@@ -4,8 +4,10 @@
 mod commit;
 mod crash;
 mod damage;
+mod fake;
 mod fsck;
 mod fuzz;
+mod read;
 mod retention;
 mod suspend;
 mod tail;
