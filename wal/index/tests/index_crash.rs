@@ -124,7 +124,8 @@ fn live(directory: &Path, life: &Life) -> (u64, u64) {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 12, max_shrink_iters: 20, ..ProptestConfig::default() })]
 
-    /// Several incarnations on one directory, each killed at any moment, applying and flushing included.
+    /// Several incarnations on one directory, each killed at any moment, applying and flushing included. Run once with 400
+    /// cases.
     #[test]
     fn a_kill_at_any_moment_leaves_whole_batches(lives in prop::collection::vec(life(), 1..4)) {
         let directory = tempfile::tempdir().unwrap();
