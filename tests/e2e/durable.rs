@@ -51,7 +51,10 @@ async fn volatile_blocks_after_kill_9_are_right_or_missing() {
     world.store(&chain, Durability::Volatile).await;
     let mut world = world.crash_and_restart().await;
     let resident = world.wire.resident(&space, &block::keys(&chain)).await;
-    world.wire.expect_blocks(&space, &chain[..resident]).await;
+    // Nothing may have been written back before the kill.
+    if resident > 0 {
+        world.wire.expect_blocks(&space, &chain[..resident]).await;
+    }
 }
 
 #[tokio::test]

@@ -21,7 +21,7 @@ fn find_or_build() -> PathBuf {
         return binary;
     }
     let mut build = Command::new(option_env!("CARGO").unwrap_or("cargo"));
-    build.args(["build", "--quiet", "--package", "kvtierd", "--bin", "kvtierd"]);
+    build.args(["build", "--quiet", "--workspace", "--bin", "kvtierd"]);
     if profile.ends_with("release") {
         build.arg("--release");
     }

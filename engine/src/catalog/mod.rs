@@ -128,7 +128,7 @@ struct Tick {
 impl Tick {
     /// Begins a new tick if enough has happened, for this many resident blocks.
     fn advance(&mut self, blocks: u64) {
-        if self.touches >= (blocks / 64).clamp(16, 16_384) {
+        if self.touches >= (blocks / 64).clamp(1, 16_384) {
             self.now = self.now.wrapping_add(1);
             self.touches = 0;
         }

@@ -38,11 +38,11 @@ impl Scrubber {
         }
         while self.budget_bytes > 0 && shared.traffic() == mark && !shared.stopped() {
             let batch = verify_batch(shared, &mut self.cursor).await;
-            if batch.blocks == 0 && self.cursor == 0 {
-                self.budget_bytes = 0;
+            self.budget_bytes = self.budget_bytes.saturating_sub(batch.bytes);
+            if self.cursor == 0 {
+                // A round is complete: the next one begins with the next step.
                 return;
             }
-            self.budget_bytes = self.budget_bytes.saturating_sub(batch.bytes);
         }
     }
 }
@@ -82,7 +82,7 @@ impl ScrubWalk {
         self.progress.verified += batch.verified;
         self.progress.corrupt += batch.corrupt;
         self.progress.failed += batch.blocks - batch.verified - batch.corrupt;
-        self.progress.done = batch.blocks == 0 && self.cursor == 0;
+        self.progress.done = self.cursor == 0;
         Some(self.progress)
     }
 }

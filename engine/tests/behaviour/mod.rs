@@ -10,18 +10,18 @@ use kvtier_engine::policy::{AdmissionKind, PolicyKind};
 use kvtier_engine::port::{DeviceGeometry, IndexEntry, LoadOutcome, Moment, Record, RemovalCause};
 use kvtier_identity::{BlockId, Key};
 
-pub const OWNER: OwnerId = OwnerId(1);
+pub(crate) const OWNER: OwnerId = OwnerId(1);
 
-pub fn at(ms: u64) -> Moment {
+pub(crate) fn at(ms: u64) -> Moment {
     Moment(Duration::from_millis(ms))
 }
 
 /// Extents of 8 pages: four slots of one payload page.
-pub fn extents(count: u64) -> DeviceGeometry {
+pub(crate) fn extents(count: u64) -> DeviceGeometry {
     DeviceGeometry { bytes: count * 8 * PAGE_BYTES, extent_bytes: 8 * PAGE_BYTES, first_extent_offset: 0 }
 }
 
-pub fn settings(host_extents: u64, nvme_extents: u64) -> CatalogSettings {
+pub(crate) fn settings(host_extents: u64, nvme_extents: u64) -> CatalogSettings {
     CatalogSettings {
         host: extents(host_extents),
         nvme: if nvme_extents == 0 { vec![] } else { vec![extents(nvme_extents)] },
@@ -35,16 +35,16 @@ pub fn settings(host_extents: u64, nvme_extents: u64) -> CatalogSettings {
     }
 }
 
-pub fn id(number: u64) -> BlockId {
+pub(crate) fn id(number: u64) -> BlockId {
     let low = (number + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
     BlockId(u128::from(low.wrapping_mul(0xbf58_476d_1ce4_e5b9)) << 64 | u128::from(low ^ low >> 29))
 }
 
-pub fn key(number: u64) -> Key {
+pub(crate) fn key(number: u64) -> Key {
     Key::new(&number.to_le_bytes()).expect("8 bytes")
 }
 
-pub fn plan(number: u64, parent: Option<u64>, part_bytes: &[u32]) -> PutPlan {
+pub(crate) fn plan(number: u64, parent: Option<u64>, part_bytes: &[u32]) -> PutPlan {
     PutPlan {
         block: id(number),
         space: 1,
@@ -56,7 +56,7 @@ pub fn plan(number: u64, parent: Option<u64>, part_bytes: &[u32]) -> PutPlan {
     }
 }
 
-pub fn reserve(catalog: &mut Catalog, number: u64, parent: Option<u64>, bytes: u32) -> PartClaim {
+pub(crate) fn reserve(catalog: &mut Catalog, number: u64, parent: Option<u64>, bytes: u32) -> PartClaim {
     match catalog.reserve(at(0), plan(number, parent, &[bytes])) {
         Reserve::Write(claim) => claim,
         other => panic!("block {number}: {other:?}"),
@@ -64,7 +64,7 @@ pub fn reserve(catalog: &mut Catalog, number: u64, parent: Option<u64>, bytes: u
 }
 
 /// Puts a block of one part; returns its index, whether it is admitted, and what was evicted for it.
-pub fn put_sized(
+pub(crate) fn put_sized(
     catalog: &mut Catalog,
     number: u64,
     parent: Option<u64>,
@@ -77,16 +77,16 @@ pub fn put_sized(
     }
 }
 
-pub fn put(catalog: &mut Catalog, number: u64, parent: Option<u64>) -> BlockIndex {
+pub(crate) fn put(catalog: &mut Catalog, number: u64, parent: Option<u64>) -> BlockIndex {
     put_sized(catalog, number, parent, 4096).0
 }
 
 /// Puts blocks `first..first + count` as one chain.
-pub fn put_chain(catalog: &mut Catalog, first: u64, count: u64) -> Vec<BlockIndex> {
+pub(crate) fn put_chain(catalog: &mut Catalog, first: u64, count: u64) -> Vec<BlockIndex> {
     (first..first + count).map(|number| put(catalog, number, (number > first).then(|| number - 1))).collect()
 }
 
-pub fn decline(catalog: &mut Catalog, number: u64, parent: Option<u64>, bytes: u32) -> Decline {
+pub(crate) fn decline(catalog: &mut Catalog, number: u64, parent: Option<u64>, bytes: u32) -> Decline {
     match catalog.reserve(at(0), plan(number, parent, &[bytes])) {
         Reserve::Declined(why) => why,
         other => panic!("block {number}: {other:?}"),
@@ -94,7 +94,7 @@ pub fn decline(catalog: &mut Catalog, number: u64, parent: Option<u64>, bytes: u
 }
 
 /// Stores a resident block on NVMe.
-pub fn store(catalog: &mut Catalog, number: u64) -> IndexEntry {
+pub(crate) fn store(catalog: &mut Catalog, number: u64) -> IndexEntry {
     let index = catalog.peek(id(number)).expect("the block is resident").index;
     match catalog.begin_store(at(0), index, id(number)) {
         StorePlan::Store { index, entry, .. } => {
@@ -106,14 +106,14 @@ pub fn store(catalog: &mut Catalog, number: u64) -> IndexEntry {
 }
 
 /// Loads a block up; the copy is held.
-pub fn load(catalog: &mut Catalog, number: u64, outcome: LoadOutcome) -> LoadDone {
+pub(crate) fn load(catalog: &mut Catalog, number: u64, outcome: LoadOutcome) -> LoadDone {
     match catalog.begin_load_block(at(0), id(number)) {
         LoadPlan::Load { index, .. } => catalog.finish_load(at(0), index, &outcome, Some(key(number))),
         other => panic!("block {number}: {other:?}"),
     }
 }
 
-pub fn lookup(catalog: &mut Catalog, numbers: &[u64]) -> Vec<Resident> {
+pub(crate) fn lookup(catalog: &mut Catalog, numbers: &[u64]) -> Vec<Resident> {
     let mut found = Vec::new();
     let blocks: Vec<BlockId> = numbers.iter().map(|number| id(*number)).collect();
     let count = catalog.lookup(&blocks, &mut found);
@@ -121,14 +121,14 @@ pub fn lookup(catalog: &mut Catalog, numbers: &[u64]) -> Vec<Resident> {
     found
 }
 
-pub fn tier(catalog: &Catalog, number: u64) -> Option<TierKind> {
+pub(crate) fn tier(catalog: &Catalog, number: u64) -> Option<TierKind> {
     catalog.peek(id(number)).map(|found| found.tier)
 }
 
-pub fn removed(number: u64, tier: TierKind, cause: RemovalCause) -> Record {
+pub(crate) fn removed(number: u64, tier: TierKind, cause: RemovalCause) -> Record {
     Record::Removed { block: id(number), space: 1, tier, cause }
 }
 
-pub fn evicted(number: u64) -> Record {
+pub(crate) fn evicted(number: u64) -> Record {
     removed(number, TierKind::Host, RemovalCause::Evicted)
 }

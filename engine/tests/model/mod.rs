@@ -1,3 +1,3 @@
 //! The model the catalog is compared with.
-pub mod steps;
-pub mod world;
+pub(crate) mod steps;
+pub(crate) mod world;

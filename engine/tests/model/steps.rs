@@ -10,7 +10,7 @@ use kvtier_engine::port::{LoadOutcome, Moment, Record, RemovalCause};
 use super::world::*;
 
 /// One step: what, and three numbers to choose with.
-pub type Step = (u8, u16, u16, u8);
+pub(crate) type Step = (u8, u16, u16, u8);
 
 /// Kinds of steps, weighted by repetition.
 const KINDS: [fn(&mut World, u16, u16, u8); 34] = [
@@ -51,7 +51,7 @@ const KINDS: [fn(&mut World, u16, u16, u8); 34] = [
 ];
 
 impl World {
-    pub fn step(&mut self, (kind, a, b, c): Step) {
+    pub(crate) fn step(&mut self, (kind, a, b, c): Step) {
         KINDS[usize::from(kind) % KINDS.len()](self, a, b, c);
         if self.to_fill.is_some() {
             match b % 6 {

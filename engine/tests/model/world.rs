@@ -16,33 +16,33 @@ use kvtier_engine::port::{DeviceGeometry, IndexEntry, Moment, Record, RemovalCau
 use kvtier_identity::{BlockId, Key};
 
 /// Blocks that exist in the world.
-pub const BLOCKS: u32 = 36;
+pub(crate) const BLOCKS: u32 = 36;
 const EXTENT: u64 = 16 * PAGE_BYTES;
 
 /// How often each thing happened, over all cases of a run.
 #[derive(Default)]
-pub struct Coverage(pub std::cell::RefCell<BTreeMap<&'static str, u64>>);
+pub(crate) struct Coverage(pub(crate) std::cell::RefCell<BTreeMap<&'static str, u64>>);
 
 impl Coverage {
-    pub fn note(&self, what: &'static str) {
+    pub(crate) fn note(&self, what: &'static str) {
         *self.0.borrow_mut().entry(what).or_default() += 1;
     }
 }
 
 #[derive(Debug, Default, Clone)]
-pub struct Model {
-    pub host: Option<u32>,
-    pub nvme: Option<u32>,
-    pub loading: bool,
-    pub storing: bool,
+pub(crate) struct Model {
+    pub(crate) host: Option<u32>,
+    pub(crate) nvme: Option<u32>,
+    pub(crate) loading: bool,
+    pub(crate) storing: bool,
     /// Number of the put under way.
-    pub pending: Option<u64>,
-    pub index: Option<BlockIndex>,
-    pub missing: Option<(MissReason, Option<TierKind>, Moment)>,
+    pub(crate) pending: Option<u64>,
+    pub(crate) index: Option<BlockIndex>,
+    pub(crate) missing: Option<(MissReason, Option<TierKind>, Moment)>,
 }
 
 impl Model {
-    pub fn visible(&self) -> bool {
+    pub(crate) fn visible(&self) -> bool {
         self.host.is_some() || self.nvme.is_some()
     }
 
@@ -54,77 +54,77 @@ impl Model {
     }
 }
 
-pub struct Reader {
-    pub copy: HostCopy,
-    pub tag: u32,
+pub(crate) struct Reader {
+    pub(crate) copy: HostCopy,
+    pub(crate) tag: u32,
 }
 
-pub struct Flight {
-    pub index: BlockIndex,
-    pub number: u32,
-    pub from: Slot,
-    pub to: Slot,
-    pub tag: u32,
-    pub entry: Option<IndexEntry>,
-    pub doomed: bool,
+pub(crate) struct Flight {
+    pub(crate) index: BlockIndex,
+    pub(crate) number: u32,
+    pub(crate) from: Slot,
+    pub(crate) to: Slot,
+    pub(crate) tag: u32,
+    pub(crate) entry: Option<IndexEntry>,
+    pub(crate) doomed: bool,
 }
 
-pub struct Writer {
-    pub number: u32,
-    pub claim: PartClaim,
-    pub given_up: bool,
+pub(crate) struct Writer {
+    pub(crate) number: u32,
+    pub(crate) claim: PartClaim,
+    pub(crate) given_up: bool,
 }
 
-pub struct Lease {
-    pub owner: OwnerId,
-    pub deadline: Moment,
-    pub blocks: Vec<BlockIndex>,
+pub(crate) struct Lease {
+    pub(crate) owner: OwnerId,
+    pub(crate) deadline: Moment,
+    pub(crate) blocks: Vec<BlockIndex>,
 }
 
-pub struct World {
-    pub catalog: Catalog,
-    pub now: Moment,
-    pub blocks: Vec<Model>,
-    pub host: BTreeMap<u64, u32>,
-    pub nvme: BTreeMap<(u16, u64), u32>,
-    pub index: BTreeMap<u32, IndexEntry>,
-    pub bad: Vec<Slot>,
-    pub writers: Vec<Writer>,
-    pub parts: BTreeMap<(u64, u16), u32>,
-    pub readers: Vec<Reader>,
-    pub loads: Vec<Flight>,
-    pub stores: Vec<Flight>,
-    pub scrubs: Vec<(BlockIndex, u32)>,
-    pub leases: BTreeMap<LeaseId, Lease>,
-    pub ended: BTreeMap<LeaseId, OwnerId>,
-    pub pins: BTreeMap<(u32, String), (Moment, Vec<BlockIndex>, u64)>,
-    pub to_fill: Option<Vec<u32>>,
-    pub removed_in_fill: BTreeSet<u32>,
-    pub next: u32,
-    pub epoch: u64,
-    pub coverage: Rc<Coverage>,
-    pub policy: PolicyKind,
-    pub admission: AdmissionKind,
-    pub scrub_cursor: u32,
+pub(crate) struct World {
+    pub(crate) catalog: Catalog,
+    pub(crate) now: Moment,
+    pub(crate) blocks: Vec<Model>,
+    pub(crate) host: BTreeMap<u64, u32>,
+    pub(crate) nvme: BTreeMap<(u16, u64), u32>,
+    pub(crate) index: BTreeMap<u32, IndexEntry>,
+    pub(crate) bad: Vec<Slot>,
+    pub(crate) writers: Vec<Writer>,
+    pub(crate) parts: BTreeMap<(u64, u16), u32>,
+    pub(crate) readers: Vec<Reader>,
+    pub(crate) loads: Vec<Flight>,
+    pub(crate) stores: Vec<Flight>,
+    pub(crate) scrubs: Vec<(BlockIndex, u32)>,
+    pub(crate) leases: BTreeMap<LeaseId, Lease>,
+    pub(crate) ended: BTreeMap<LeaseId, OwnerId>,
+    pub(crate) pins: BTreeMap<(u32, String), (Moment, Vec<BlockIndex>, u64)>,
+    pub(crate) to_fill: Option<Vec<u32>>,
+    pub(crate) removed_in_fill: BTreeSet<u32>,
+    pub(crate) next: u32,
+    pub(crate) epoch: u64,
+    pub(crate) coverage: Rc<Coverage>,
+    pub(crate) policy: PolicyKind,
+    pub(crate) admission: AdmissionKind,
+    pub(crate) scrub_cursor: u32,
 }
 
-pub fn id(number: u32) -> BlockId {
+pub(crate) fn id(number: u32) -> BlockId {
     // Uniform, as the catalog may expect.
     let low = u64::from(number + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
     let high = (low ^ low >> 31).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     BlockId(u128::from(high) << 64 | u128::from(low ^ high >> 32))
 }
 
-pub fn number(block: BlockId) -> u32 {
+pub(crate) fn number(block: BlockId) -> u32 {
     (0..BLOCKS).find(|number| id(*number) == block).expect("the catalog names only blocks it was given")
 }
 
-pub fn key(number: u32) -> Key {
+pub(crate) fn key(number: u32) -> Key {
     Key::new(&number.to_le_bytes()).expect("4 bytes")
 }
 
 /// A forest: three roots, each block with up to three children.
-pub fn parent(number: u32) -> Option<u32> {
+pub(crate) fn parent(number: u32) -> Option<u32> {
     match number {
         0..3 => None,
         _ if number.is_multiple_of(4) => Some(number - 3),
@@ -132,13 +132,13 @@ pub fn parent(number: u32) -> Option<u32> {
     }
 }
 
-pub fn chain(number: u32) -> Vec<u32> {
+pub(crate) fn chain(number: u32) -> Vec<u32> {
     let mut chain: Vec<u32> = std::iter::successors(Some(number), |number| parent(*number)).collect();
     chain.reverse();
     chain
 }
 
-pub fn part_bytes(number: u32) -> Vec<u32> {
+pub(crate) fn part_bytes(number: u32) -> Vec<u32> {
     match number % 9 {
         0 => vec![5000, 4000, 3000],
         4 => vec![9 * 4096],
@@ -148,20 +148,20 @@ pub fn part_bytes(number: u32) -> Vec<u32> {
     }
 }
 
-pub fn length(number: u32) -> u32 {
+pub(crate) fn length(number: u32) -> u32 {
     part_bytes(number).iter().sum()
 }
 
-pub fn space(number: u32) -> u32 {
+pub(crate) fn space(number: u32) -> u32 {
     u32::from(chain(number)[0] == 2)
 }
 
 /// Not commutative, so that the order of parts matters.
-pub fn combine(first: u32, second: u32, length: u64) -> u32 {
+pub(crate) fn combine(first: u32, second: u32, length: u64) -> u32 {
     first.wrapping_mul(31).wrapping_add(second).wrapping_add(length as u32)
 }
 
-pub fn settings(policy: PolicyKind, admission: AdmissionKind, epoch: u64) -> CatalogSettings {
+pub(crate) fn settings(policy: PolicyKind, admission: AdmissionKind, epoch: u64) -> CatalogSettings {
     let device =
         |extents, first| DeviceGeometry { bytes: extents * EXTENT, extent_bytes: EXTENT, first_extent_offset: first };
     CatalogSettings {
@@ -177,12 +177,12 @@ pub fn settings(policy: PolicyKind, admission: AdmissionKind, epoch: u64) -> Cat
     }
 }
 
-pub fn ms(count: u64) -> Duration {
+pub(crate) fn ms(count: u64) -> Duration {
     Duration::from_millis(count)
 }
 
 impl World {
-    pub fn new(policy: PolicyKind, admission: AdmissionKind, coverage: Rc<Coverage>) -> Self {
+    pub(crate) fn new(policy: PolicyKind, admission: AdmissionKind, coverage: Rc<Coverage>) -> Self {
         let mut catalog = Catalog::new(settings(policy, admission, 1));
         catalog.register_size(12_000);
         Self {
@@ -213,33 +213,33 @@ impl World {
         }
     }
 
-    pub fn fresh(&mut self) -> u32 {
+    pub(crate) fn fresh(&mut self) -> u32 {
         self.next += 1;
         self.next
     }
 
-    pub fn model(&mut self, number: u32) -> &mut Model {
+    pub(crate) fn model(&mut self, number: u32) -> &mut Model {
         &mut self.blocks[number as usize]
     }
 
-    pub fn write_host(&mut self, slot: Slot, tag: u32) {
+    pub(crate) fn write_host(&mut self, slot: Slot, tag: u32) {
         pages(slot).for_each(|page| _ = self.host.insert(page, tag));
     }
 
-    pub fn host_reads(&self, slot: Slot, tag: u32) -> bool {
+    pub(crate) fn host_reads(&self, slot: Slot, tag: u32) -> bool {
         pages(slot).all(|page| self.host.get(&page) == Some(&tag))
     }
 
-    pub fn write_nvme(&mut self, slot: Slot, tag: u32) {
+    pub(crate) fn write_nvme(&mut self, slot: Slot, tag: u32) {
         pages(slot).for_each(|page| _ = self.nvme.insert((slot.device, page), tag));
     }
 
-    pub fn nvme_reads(&self, slot: Slot, tag: u32) -> bool {
+    pub(crate) fn nvme_reads(&self, slot: Slot, tag: u32) -> bool {
         pages(slot).all(|page| self.nvme.get(&(slot.device, page)) == Some(&tag))
     }
 
     /// Whether anybody the test knows of holds this entry.
-    pub fn held(&self, index: BlockIndex) -> bool {
+    pub(crate) fn held(&self, index: BlockIndex) -> bool {
         self.readers.iter().any(|reader| reader.copy.index == index)
             || self.loads.iter().chain(&self.stores).any(|flight| flight.index == index)
             || self.scrubs.iter().any(|(held, _)| *held == index)
@@ -248,7 +248,7 @@ impl World {
     }
 
     /// Applies records to the model, in order, as a journal would.
-    pub fn apply(&mut self, records: &[Record]) {
+    pub(crate) fn apply(&mut self, records: &[Record]) {
         let mut host_gone = None;
         for record in records {
             match record {
@@ -328,7 +328,7 @@ impl World {
     }
 
     /// Compares everything that can be asked with the model.
-    pub fn check(&self) {
+    pub(crate) fn check(&self) {
         self.catalog.check().expect("the catalog contradicts itself");
         let count = self.catalog.count();
         let visible = self.blocks.iter().filter(|model| model.visible()).count() as u64;
