@@ -52,6 +52,7 @@ impl Events {
         let mut printer = Printer { json: global.json, left: self.limit.unwrap_or(u64::MAX) };
         if !self.follow {
             let end = client.status().await?.position.unwrap_or_default();
+            let end = (start != EventStart::Snapshot).then_some(end);
             return print_past(client.subscribe(start, &spaces).await?, end, &mut printer).await;
         }
         let following = follow(&client, start, &spaces, &mut printer);
@@ -76,13 +77,15 @@ async fn follow(
     }
 }
 
-/// Prints up to `end`. A filtered log may never name that position, so silence ends it too.
-async fn print_past(mut events: Subscription, end: Position, printer: &mut Printer) -> Result<(), Failure> {
+/// Prints up to `end`, or to the end of the snapshot, every batch of which has the same position. A filtered log may
+/// never name the position, so silence ends it too.
+async fn print_past(mut events: Subscription, end: Option<Position>, printer: &mut Printer) -> Result<(), Failure> {
     while let Ok(batch) = tokio::time::timeout(QUIET, events.next()).await {
         let Some(batch) = batch? else { break };
         let snapshot_ended = batch.events.iter().any(|event| matches!(event.kind, Some(Kind::SnapshotEnd(_))));
-        let (at, reached) = (batch.position, (end.epoch, end.seq));
-        if printer.print(&batch)? || snapshot_ended || (at.epoch, at.seq) >= reached {
+        let at = (batch.position.epoch, batch.position.seq);
+        let reached = end.is_some_and(|end| at >= (end.epoch, end.seq));
+        if printer.print(&batch)? || snapshot_ended || reached {
             break;
         }
     }
@@ -117,7 +120,11 @@ fn describe(at: Position, event: &Event) -> String {
         Some(Kind::Reset(reset)) => format!("reset         epoch {}: {}", reset.epoch, reset.reason),
         Some(Kind::Stored(stored)) => {
             let (tier, block) = (word::tier(stored.tier), show_key(&stored.block));
-            format!("stored  {tier:<5} {block}  {:>9}  key {}", show_size(u64::from(stored.length)), show_key(&stored.key))
+            format!(
+                "stored  {tier:<5} {block}  {:>9}  key {}",
+                show_size(u64::from(stored.length)),
+                show_key(&stored.key)
+            )
         }
         Some(Kind::Removed(removed)) => {
             let (tier, block) = (word::tier(removed.tier), show_key(&removed.block));
@@ -163,9 +170,9 @@ fn as_json(at: Position, event: &Event) -> Value {
 }
 
 fn parse_position(text: &str) -> Result<Position, String> {
-    let parsed = text.split_once(':').and_then(|(epoch, seq)| {
-        Some(Position { epoch: epoch.trim().parse().ok()?, seq: seq.trim().parse().ok()? })
-    });
+    let parsed = text
+        .split_once(':')
+        .and_then(|(epoch, seq)| Some(Position { epoch: epoch.trim().parse().ok()?, seq: seq.trim().parse().ok()? }));
     parsed.ok_or_else(|| "write a position as EPOCH:SEQ, for example 3:1200".to_owned())
 }
 
@@ -193,13 +200,14 @@ mod tests {
             tier: Tier::Host as i32,
             ..Default::default()
         };
-        let removed =
-            BlockRemoved { block: vec![0xab; 16], tier: Tier::Nvme as i32, cause: "evicted".into(), ..Default::default() };
-        let events = [
-            Kind::Reset(Reset { epoch: 3, reason: "restart".into() }),
-            Kind::Stored(stored),
-            Kind::Removed(removed),
-        ];
+        let removed = BlockRemoved {
+            block: vec![0xab; 16],
+            tier: Tier::Nvme as i32,
+            cause: "evicted".into(),
+            ..Default::default()
+        };
+        let events =
+            [Kind::Reset(Reset { epoch: 3, reason: "restart".into() }), Kind::Stored(stored), Kind::Removed(removed)];
         let lines = events.map(|kind| describe(at, &Event { kind: Some(kind) }));
         let block = "ab".repeat(16);
         assert_eq!(lines[0], "3:42         reset         epoch 3: restart");

@@ -22,7 +22,12 @@ fn report(verification_errors: u64) -> Report {
         lookup: Duration::from_micros(120),
         put: Some(Duration::from_millis(40)),
         stop: Some(("never_stored".into(), 1000)),
-        puts: Puts { stored: 998, stored_bytes: 998 << 20, declined: [("host_full".into(), 2)].into(), ..Default::default() },
+        puts: Puts {
+            stored: 998,
+            stored_bytes: 998 << 20,
+            declined: [("host_full".into(), 2)].into(),
+            ..Default::default()
+        },
         ..Default::default()
     });
     tally.add(Served {
@@ -80,7 +85,7 @@ Where chains ended
 │ there too: whole chain hit ┆        1 ┆ 50.0 % ┆                  0 │
 ╰────────────────────────────┴──────────┴────────┴────────────────────╯
 Puts: 998 stored, 0 there already, 2 declined (host full)
-Verified: every byte of 1,000 blocks (1000 MiB) is what was put ✔";
+Verified: every byte of 1,000 blocks (1.0 GiB) is what was put ✔";
     let shown = describe(&report(0));
     assert_eq!(shown, expected, "\n{shown}");
 }
