@@ -74,8 +74,8 @@ mod tests {
 
     #[test]
     fn the_pattern_is_the_same_on_every_machine() {
-        let bytes = Pattern::default().make(7, 10_000);
-        assert_eq!(blake3::hash(&bytes).to_hex().as_str()[..16], *"GOLDEN_HASH_HERE");
+        // The checksum of the same bytes made by another program, in another language.
+        assert_eq!(crc32fast::hash(&Pattern::default().make(7, 10_003)), 0x47ca5866);
     }
 
     #[test]

@@ -30,8 +30,9 @@ pub(crate) fn decode(endpoint: &str, call: Call, deadline: Duration, status: &St
     let call_name = call.name;
     match status.code() {
         Code::InvalidArgument | Code::OutOfRange => invalid(call_name, detail, &details),
-        Code::NotFound => ClientError::NotFound { call: call_name, detail },
-        Code::AlreadyExists | Code::FailedPrecondition => ClientError::Conflict { call: call_name, detail },
+        // The one precondition the daemon knows is a lease that has ended: like one it never knew.
+        Code::NotFound | Code::FailedPrecondition => ClientError::NotFound { call: call_name, detail },
+        Code::AlreadyExists => ClientError::Conflict { call: call_name, detail },
         Code::PermissionDenied | Code::Unauthenticated => ClientError::Denied { call: call_name, detail },
         Code::Unavailable => ClientError::Unavailable { endpoint: endpoint.to_owned(), detail, retry_after },
         Code::ResourceExhausted => ClientError::Exhausted { call: call_name, detail, retry_after },

@@ -82,7 +82,7 @@ impl Client {
 
     async fn get(&self, request: wire::GetRequest, expected: Range<u32>) -> Result<GetStream, ClientError> {
         let stall_timeout = self.options().stall_timeout;
-        let mut wire = self.wire();
+        let mut wire = self.wire_for_gets();
         let frames = self.answer(GET, stall_timeout, wire.get(self.open_ended(request))).await?;
         let assembler = Assembler::new(expected.start, expected.end);
         Ok(GetStream { client: self.clone(), frames, assembler, stall_timeout, ended: false })

@@ -11,6 +11,9 @@
 //! Memory: the bytes given to [`PutStream::send`] are shared, not copied, until gRPC encodes them; at most
 //! [`ConnectOptions::put_bytes_in_flight_max`] are held. A block that arrives in one frame is handed out as received.
 //!
+//! A client has up to three connections: one for small calls and events, one for puts, one for gets, so that a lookup
+//! does not wait behind blocks. All of them carry the client's name, and its leases belong to that name.
+//!
 //! Reading order: [`endpoint`] and [`connect`] (where the daemon is), [`client`] (every call), [`put`] and [`get`]
 //! (the two streams), [`event`] (following the log), [`error`] (what to do when it fails).
 //!

@@ -158,7 +158,7 @@ impl Client {
     pub fn put_stream(&self, space: SpaceDigest) -> PutStream {
         let (frames, queue) = mpsc::channel(FRAMES_QUEUED_MAX);
         let request = self.open_ended(ReceiverStream::new(queue));
-        let mut wire = self.wire();
+        let mut wire = self.wire_for_puts();
         PutStream {
             client: self.clone(),
             space: space.0.to_vec(),

@@ -5,7 +5,7 @@ mod fake;
 use std::time::Duration;
 
 use bytes::Bytes;
-use fake::{Fake, Fault};
+use fake::Fake;
 use kvtier_client::{
     Client, ClientError, ConnectOptions, DeclineReason, GetAnswer, GetStream, PartSpec, PutBlock, PutOutcome,
     SpaceDescription, SpaceDigest, Tier,
@@ -262,6 +262,20 @@ async fn every_call_carries_the_clients_name() {
     let space = open(&client).await;
     let keys = put_chain(&client, space, 1, 10).await;
     collect(client.get_keys(space, &keys).await.expect("gets")).await;
-    fake.store.set_fault(Fault::None);
     assert_eq!(*fake.store.callers.lock().expect("not poisoned"), [client.id().to_owned()]);
+}
+
+/// A lookup that shares a connection with put streams waits behind their blocks.
+#[tokio::test]
+async fn small_calls_puts_and_gets_have_a_connection_each() {
+    let fake = Fake::tcp();
+    let client = Client::connect(&fake.endpoint).await.expect("connects");
+    let connections = || fake.store.peers.lock().expect("not poisoned").len();
+    let space = open(&client).await;
+    assert_eq!(connections(), 1);
+    let keys = put_chain(&client, space, 1, 10).await;
+    assert_eq!(connections(), 2);
+    collect(client.get_keys(space, &keys).await.expect("gets")).await;
+    client.clone().lookup(space, &keys, None).await.expect("looks up");
+    assert_eq!(connections(), 3);
 }

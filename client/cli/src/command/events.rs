@@ -52,6 +52,7 @@ impl Events {
         let mut printer = Printer { json: global.json, left: self.limit.unwrap_or(u64::MAX) };
         if !self.follow {
             let end = client.status().await?.position.unwrap_or_default();
+            let end = (start != EventStart::Snapshot).then_some(end);
             return print_past(client.subscribe(start, &spaces).await?, end, &mut printer).await;
         }
         let following = follow(&client, start, &spaces, &mut printer);
@@ -76,13 +77,15 @@ async fn follow(
     }
 }
 
-/// Prints up to `end`. A filtered log may never name that position, so silence ends it too.
-async fn print_past(mut events: Subscription, end: Position, printer: &mut Printer) -> Result<(), Failure> {
+/// Prints up to `end`, or to the end of the snapshot, every batch of which has the same position. A filtered log may
+/// never name the position, so silence ends it too.
+async fn print_past(mut events: Subscription, end: Option<Position>, printer: &mut Printer) -> Result<(), Failure> {
     while let Ok(batch) = tokio::time::timeout(QUIET, events.next()).await {
         let Some(batch) = batch? else { break };
         let snapshot_ended = batch.events.iter().any(|event| matches!(event.kind, Some(Kind::SnapshotEnd(_))));
-        let (at, reached) = (batch.position, (end.epoch, end.seq));
-        if printer.print(&batch)? || snapshot_ended || (at.epoch, at.seq) >= reached {
+        let at = (batch.position.epoch, batch.position.seq);
+        let reached = end.is_some_and(|end| at >= (end.epoch, end.seq));
+        if printer.print(&batch)? || snapshot_ended || reached {
             break;
         }
     }

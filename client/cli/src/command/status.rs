@@ -42,6 +42,8 @@ pub(crate) fn headline(endpoint: &str, status: &StatusResponse) -> String {
 
 fn describe(endpoint: &str, status: &StatusResponse) -> String {
     let mut lines = vec![headline(endpoint, status), format!("data in {}", status.data_directory), tiers(status)];
+    let details = status.tiers.iter().filter(|tier| !tier.detail.is_empty());
+    lines.extend(details.map(|tier| format!("{:<8} {}", word::tier(tier.tier), tier.detail)));
     if let Some(journal) = &status.journal {
         lines.push(format!(
             "journal  {}: {}, events {} to {}, {} not synced yet{}",
@@ -94,7 +96,6 @@ fn tiers(status: &StatusResponse) -> String {
         Column::Number("evicted"),
         Column::Number("corrupt"),
         Column::Number("in flight"),
-        Column::Text("how"),
     ];
     draw(&columns, status.tiers.iter().map(tier_row))
 }
@@ -113,7 +114,6 @@ fn tier_row(tier: &TierStatus) -> Vec<String> {
         show_count(tier.evictions),
         show_count(tier.corrupt),
         show_count(tier.in_flight + tier.queued),
-        tier.detail.clone(),
     ]
 }
 

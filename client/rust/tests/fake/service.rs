@@ -39,6 +39,7 @@ impl Store {
     async fn admit<T>(&self, request: Request<T>) -> Result<(String, T), Status> {
         let id = request.metadata().get("x-kvtier-client").and_then(|id| id.to_str().ok()).unwrap_or("").to_owned();
         self.note_caller(&id);
+        self.peers.lock().unwrap().extend(request.remote_addr());
         match self.fault() {
             Fault::NeverAnswer => std::future::pending().await,
             Fault::Refuse(status) => Err(status()),
@@ -256,16 +257,19 @@ impl KvTier for Service {
         let (_, request) = self.admit(request).await?;
         let epoch = *self.epoch.lock().unwrap();
         let mut log = self.events.subscribe();
-        let (sent, mut at) = match request.from {
-            Some(wire::subscribe_request::From::After(position)) if position.epoch == epoch => (None, position.seq),
-            Some(wire::subscribe_request::From::Tail(_)) => (None, log.borrow().len() as u64),
-            _ => (Some(reset(epoch)), 0),
+        let seq = log.borrow().len() as u64;
+        let (first, mut at) = match request.from {
+            Some(wire::subscribe_request::From::After(position)) if position.epoch == epoch => (vec![], position.seq),
+            Some(wire::subscribe_request::From::Tail(_)) => (vec![], seq),
+            _ => (snapshot(epoch, &log.borrow()), seq),
         };
         let (batches, answers) = mpsc::channel(4);
         tokio::spawn(async move {
-            if let Some(event) = sent {
-                let position = Some(wire::Position { epoch, seq: 0 });
-                let _ = batches.send(Ok(wire::SubscribeResponse { position, events: vec![event] })).await;
+            for event in first {
+                let position = Some(wire::Position { epoch, seq });
+                if batches.send(Ok(wire::SubscribeResponse { position, events: vec![event] })).await.is_err() {
+                    return;
+                }
             }
             loop {
                 let events: Vec<_> = log.borrow_and_update().iter().skip(at as usize).cloned().collect();
@@ -329,9 +333,13 @@ impl KvTier for Service {
     }
 }
 
-fn reset(epoch: u64) -> wire::Event {
-    let reset = wire::Reset { epoch, reason: "the position is of another epoch".into() };
-    wire::Event { kind: Some(wire::event::Kind::Reset(reset)) }
+/// A Reset, every stored block, and the end: all at the position the log has now.
+fn snapshot(epoch: u64, log: &[wire::Event]) -> Vec<wire::Event> {
+    let reset = wire::Reset { epoch, reason: "a snapshot was asked for, or the position is of another epoch".into() };
+    let stored = log.iter().filter_map(|event| event.kind.clone());
+    let kinds = [wire::event::Kind::Reset(reset)].into_iter().chain(stored);
+    let kinds = kinds.chain([wire::event::Kind::SnapshotEnd(wire::SnapshotEnd {})]);
+    kinds.map(|kind| wire::Event { kind: Some(kind) }).collect()
 }
 
 impl Store {

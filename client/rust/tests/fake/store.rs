@@ -1,6 +1,7 @@
 //! What the fake keeps, and how it is told to misbehave.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
 use std::sync::Mutex;
 
 use bytes::Bytes;
@@ -9,6 +10,9 @@ use tokio::sync::watch;
 use tonic::Status;
 
 pub type Address = (Vec<u8>, Vec<u8>);
+
+/// The client a lease belongs to, and its blocks.
+pub type Leased = (String, Vec<Address>);
 
 /// One way to misbehave, until another is set.
 #[derive(Clone, Default)]
@@ -44,10 +48,12 @@ pub struct Store {
     pub spaces: Mutex<BTreeMap<String, SpaceDescription>>,
     pub blocks: Mutex<BTreeMap<Address, Bytes>>,
     pub parts: Mutex<BTreeMap<Address, BTreeMap<u32, Bytes>>>,
-    pub leases: Mutex<BTreeMap<Vec<u8>, (String, Vec<Address>)>>,
+    pub leases: Mutex<BTreeMap<Vec<u8>, Leased>>,
     pub pins: Mutex<BTreeMap<(Vec<u8>, String), u32>>,
     /// Names of the clients that called, in order, without repeats in a row.
     pub callers: Mutex<Vec<String>>,
+    /// Where calls came from: one address per connection.
+    pub peers: Mutex<BTreeSet<SocketAddr>>,
     /// The event log: position n is event n - 1.
     pub events: watch::Sender<Vec<wire::Event>>,
     pub epoch: Mutex<u64>,
@@ -65,6 +71,7 @@ impl Default for Store {
             leases: Mutex::default(),
             pins: Mutex::default(),
             callers: Mutex::default(),
+            peers: Mutex::default(),
             events: watch::channel(Vec::new()).0,
             epoch: Mutex::new(1),
             open_gets: Default::default(),

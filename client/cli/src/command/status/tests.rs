@@ -62,12 +62,14 @@ fn a_status_is_a_table_and_a_few_sentences() {
     let expected = "\
 kvtierd 0.1.0 at unix:///s · degraded · up 1 h 1 m · epoch 3, event 98,765
 data in ./kvtier-data
-╭──────┬──────────────┬────────────┬────────┬────────┬─────────┬────────┬───────────┬─────────┬─────────┬───────────┬──────────────────────────────────╮
-│ tier ┆ state        ┆ fill       ┆   full ┆   used ┆      of ┆ blocks ┆      hits ┆ evicted ┆ corrupt ┆ in flight ┆ how                              │
-╞══════╪══════════════╪════════════╪════════╪════════╪═════════╪════════╪═══════════╪═════════╪═════════╪═══════════╪══════════════════════════════════╡
-│ host ┆ up           ┆ ███████▌   ┆ 75.0 % ┆  6 GiB ┆   8 GiB ┆  6,144 ┆ 1,234,567 ┆  43,856 ┆       0 ┆         3 ┆ memfd, huge pages                │
-│ nvme ┆ breaker_open ┆ ████       ┆ 40.0 % ┆ 40 GiB ┆ 100 GiB ┆ 40,960 ┆    76,543 ┆       0 ┆       9 ┆        12 ┆ io_uring with registered buffers │
-╰──────┴──────────────┴────────────┴────────┴────────┴─────────┴────────┴───────────┴─────────┴─────────┴───────────┴──────────────────────────────────╯
+╭──────┬──────────────┬────────────┬────────┬────────┬─────────┬────────┬───────────┬─────────┬─────────┬───────────╮
+│ tier ┆ state        ┆ fill       ┆   full ┆   used ┆      of ┆ blocks ┆      hits ┆ evicted ┆ corrupt ┆ in flight │
+╞══════╪══════════════╪════════════╪════════╪════════╪═════════╪════════╪═══════════╪═════════╪═════════╪═══════════╡
+│ host ┆ up           ┆ ███████▌   ┆ 75.0 % ┆  6 GiB ┆   8 GiB ┆  6,144 ┆ 1,234,567 ┆  43,856 ┆       0 ┆         3 │
+│ nvme ┆ breaker_open ┆ ████       ┆ 40.0 % ┆ 40 GiB ┆ 100 GiB ┆ 40,960 ┆    76,543 ┆       0 ┆       9 ┆        12 │
+╰──────┴──────────────┴────────────┴────────┴────────┴─────────┴────────┴───────────┴─────────┴─────────┴───────────╯
+host     memfd, huge pages
+nvme     io_uring with registered buffers
 journal  open: 12 MiB, events 1 to 98,765, 5 not synced yet
 index    complete, recovered in 340 ms; 765 events to replay after a crash
 clients  7 connections, 4 leases on 120 blocks, 1 pins, 2 puts pending, 2 spaces

@@ -15,7 +15,31 @@ fn model() -> Model {
 
 #[test]
 fn everything_fits_into_80_by_24() {
-    let expected = "EXPECTED";
+    let expected = "\
+kvtierd 0.1.0 at unix:///s · degraded · up 1 h 1 m · epoch 3, event 98,765
+┌ tiers ───────────────────────────────────────────────────────────────────────┐
+│host    █████████     75.0 %  6 GiB of 8 GiB, 6,144 blocks                    │
+│nvme    ████▊         40.0 %  40 GiB of 100 GiB, 40,960 blocks  breaker_open  │
+└──────────────────────────────────────────────────────────────────────────────┘
+┌ per second (the last three: now, now, ever) ─────────────────────────────────┐
+│           hits  stores  evicted      read   written in flight  queued corrupt│
+│host          0       0        0       0 B       0 B         3       0       0│
+│nvme          0       0        0       0 B       0 B         0      12       9│
+└──────────────────────────────────────────────────────────────────────────────┘
+┌ bytes moved: 0 B/s ──────────────────────────────────────────────────────────┐
+│                                                                              │
+│                                                                              │
+│                                                                              │
+└──────────────────────────────────────────────────────────────────────────────┘
+ 7 connections   4 leases on 120 blocks   1 pins   2 puts pending   2 spaces
+ journal open, 12 MiB, 5 not synced   index 765 events behind
+┌ alarms ──────────────────────────────────────────────────────────────────────┐
+│nvme: 9 corrupt blocks in the last minute; run kvtier scrub                   │
+│                                                                              │
+│                                                                              │
+│                                                                              │
+└──────────────────────────────────────────────────────────────────────────────┘
+ q quit   p pause   r refresh   every 1.0 s, status took 400 µs";
     let shown = picture(&model(), 80, 24);
     assert_eq!(shown, expected, "\n{shown}");
 }

@@ -6,14 +6,17 @@ use ratatui::Frame;
 use ratatui::layout::{Constraint, Layout, Rect};
 use ratatui::style::{Color, Style, Stylize};
 use ratatui::text::Line;
-use ratatui::widgets::{Block, Borders, Cell, Gauge, Paragraph, Row, Sparkline, Table, Wrap};
+use ratatui::widgets::{Block, Borders, Cell, Paragraph, Row, Sparkline, Table, Wrap};
 
 use super::model::{Model, TierRate};
-use crate::amount::{show_count, show_size, show_time};
+use crate::amount::{show_count, show_percent, show_size, show_time};
 use crate::command::status::headline;
+use crate::table::bar;
 
 const PAST_LINES: u16 = 5;
 const CLIENT_LINES: u16 = 2;
+/// Enough for `99.9 %  99.9 GiB of 99.9 TiB, 999,999 blocks  breaker_open`.
+const AMOUNTS_WIDTH: u16 = 58;
 
 /// How high a picture of this model is when nothing is cut off.
 pub(super) fn lines_needed(model: &Model) -> u16 {
@@ -56,27 +59,20 @@ fn draw_tiers(frame: &mut Frame<'_>, area: Rect, status: &StatusResponse) {
     let inner = block.inner(area);
     frame.render_widget(block, area);
     for (tier, line) in status.tiers.iter().zip(inner.rows()) {
-        let parts = [Constraint::Length(8), Constraint::Min(10), Constraint::Length(46)];
+        let parts = [Constraint::Length(8), Constraint::Min(4), Constraint::Length(AMOUNTS_WIDTH)];
         let [name, gauge, amounts] = Layout::horizontal(parts).areas(line);
-        let colour = colour(tier);
+        let filled = bar(tier.used_bytes, tier.capacity_bytes, usize::from(gauge.width));
         frame.render_widget(Line::from(word::tier(tier.tier)).bold(), name);
-        frame.render_widget(fill(tier).gauge_style(colour), gauge);
+        frame.render_widget(Line::from(filled).fg(colour(tier)), gauge);
         frame.render_widget(Line::from(amounts_of(tier)).style(state_style(tier)), amounts);
     }
 }
 
-fn fill(tier: &TierStatus) -> Gauge<'static> {
-    let ratio = match tier.capacity_bytes {
-        0 => 0.0,
-        capacity => (tier.used_bytes as f64 / capacity as f64).min(1.0),
-    };
-    Gauge::default().ratio(ratio).label(format!("{:.1} %", ratio * 100.0)).use_unicode(true)
-}
-
 fn amounts_of(tier: &TierStatus) -> String {
+    let percent = show_percent(tier.used_bytes, tier.capacity_bytes);
     let sizes = format!("{} of {}", show_size(tier.used_bytes), show_size(tier.capacity_bytes));
     let state = if tier.state == "up" { String::new() } else { format!("  {}", tier.state) };
-    format!(" {sizes}, {} blocks{state}", show_count(tier.blocks))
+    format!(" {percent:>7}  {sizes}, {} blocks{state}", show_count(tier.blocks))
 }
 
 fn colour(tier: &TierStatus) -> Color {
@@ -108,7 +104,7 @@ fn draw_rates(frame: &mut Frame<'_>, area: Rect, status: &StatusResponse, rates:
         let cells = numbers.map(|number| Cell::from(Line::from(number).right_aligned()));
         Row::new([Cell::from(rate.tier.clone()).bold()].into_iter().chain(cells))
     });
-    let widths = [7, 8, 8, 8, 9, 9, 9, 7, 7].map(Constraint::Min);
+    let widths = [6, 7, 7, 8, 9, 9, 9, 7, 7].map(Constraint::Min);
     let block = Block::new().borders(Borders::ALL).title(" per second (the last three: now, now, ever) ");
     frame.render_widget(Table::new(rows, widths).header(header).block(block), area);
 }

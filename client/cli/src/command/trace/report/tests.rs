@@ -85,7 +85,7 @@ Where chains ended
 │ there too: whole chain hit ┆        1 ┆ 50.0 % ┆                  0 │
 ╰────────────────────────────┴──────────┴────────┴────────────────────╯
 Puts: 998 stored, 0 there already, 2 declined (host full)
-Verified: every byte of 1,000 blocks (1000 MiB) is what was put ✔";
+Verified: every byte of 1,000 blocks (1.0 GiB) is what was put ✔";
     let shown = describe(&report(0));
     assert_eq!(shown, expected, "\n{shown}");
 }
