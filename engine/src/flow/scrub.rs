@@ -82,7 +82,7 @@ impl ScrubWalk {
         self.progress.verified += batch.verified;
         self.progress.corrupt += batch.corrupt;
         self.progress.failed += batch.blocks - batch.verified - batch.corrupt;
-        self.progress.done = batch.blocks == 0 && self.cursor == 0;
+        self.progress.done = self.cursor == 0;
         Some(self.progress)
     }
 }
