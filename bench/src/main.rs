@@ -1,5 +1,7 @@
 //! `kvtier-bench`: figures as ratios against a named rival or a physical limit, both run in turns in one command.
 
+#![forbid(unsafe_code)]
+
 use std::error::Error;
 use std::path::PathBuf;
 

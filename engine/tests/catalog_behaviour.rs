@@ -254,7 +254,7 @@ fn a_failed_store_gives_its_slot_back() {
     let index = put(&mut catalog, 0, None);
     assert!(matches!(catalog.begin_store(at(0), index, id(0)), StorePlan::Store { .. }));
     assert!(matches!(catalog.begin_store(at(0), index, id(0)), StorePlan::InFlight));
-    assert!(catalog.finish_store(at(0), index, false).is_empty());
+    catalog.finish_store(at(0), index, false);
     assert_eq!((catalog.count().nvme.slot_bytes, tier(&catalog, 0)), (0, Some(Host)));
     store(&mut catalog, 0);
     assert!(matches!(catalog.begin_store(at(0), index, id(0)), StorePlan::Durable));
@@ -269,9 +269,11 @@ fn a_delete_that_overtakes_a_store_removes_the_durable_copy() {
     assert!(matches!(catalog.begin_store(at(0), index, id(0)), StorePlan::Store { .. }));
     assert!(!catalog.is_doomed(index));
     let deleted = |tier| removed(0, tier, RemovalCause::Deleted);
-    assert_eq!(catalog.delete(at(0), id(0)), Some(vec![deleted(Host)]));
+    // The commit record may be in the log already: it is taken back now, before the block can be put again.
+    assert_eq!(catalog.delete(at(0), id(0)), Some(vec![deleted(Host), deleted(Nvme)]));
     assert!(catalog.is_doomed(index));
-    assert_eq!(catalog.finish_store(at(0), index, true), [deleted(Nvme)]);
+    catalog.finish_store(at(0), index, true);
+    assert_eq!(catalog.count().nvme.blocks, 0);
     assert_eq!((catalog.count().nvme.slot_bytes, catalog.count().host.slot_bytes), (0, 0));
 }
 

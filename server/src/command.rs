@@ -10,8 +10,8 @@ use clap::{Parser, Subcommand, ValueEnum};
 
 use crate::config::machine::Here;
 use crate::config::problem::Problem;
-use crate::fsck;
 use crate::config::{Config, FlagValue, Reading, Sources, print, unit};
+use crate::fsck;
 
 /// Exit code for wrong arguments and settings.
 pub const EXIT_SETTINGS: u8 = 2;

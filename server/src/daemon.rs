@@ -140,9 +140,10 @@ impl Serving {
         let (readiness, stop) = (Arc::new(Readiness::default()), CancellationToken::new());
         let service = service_of(ground, assembly, &readiness);
         let (putting, subscribing, serving) = (service.clone(), service.clone(), service.clone());
+        let index = Arc::clone(&assembly.index);
         ground.metrics.watch(Arc::new(NodeFigures {
             engine: assembly.engine.clone(),
-            index: Arc::clone(&assembly.index),
+            index_flushed_seq: Arc::new(move || index.flushed()),
             subscribers: Arc::new(move || subscribing.subscribers()),
             put_in_flight_bytes: Arc::new(move || putting.put_in_flight_bytes()),
         }));

@@ -121,7 +121,7 @@ mod tests {
     async fn a_task_goes_on_when_nobody_waits_and_its_end_is_seen() {
         let spawn = RuntimeSpawn::current();
         let (sender, receiver) = tokio::sync::oneshot::channel();
-        spawn.spawn("test", Box::pin(async move { drop(sender.send(7)) }));
+        spawn.spawn("test", Box::pin(async move { sender.send(7).expect("the test waits") }));
         spawn.ended().await;
         assert_eq!(receiver.await, Ok(7));
     }

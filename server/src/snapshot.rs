@@ -8,7 +8,6 @@ use kvtier_engine::flow::Engine;
 use kvtier_engine::flow::meter::TierMeter;
 use kvtier_engine::flow::status::EngineStatus;
 use kvtier_engine::port::{DeviceHealth, DeviceState, JournalState};
-use kvtier_index::RocksIndex;
 
 use crate::observe::snapshot::{IndexSnapshot, JournalSnapshot, TierSnapshot};
 use crate::observe::{NodeSnapshot, SnapshotSource};
@@ -17,8 +16,8 @@ use crate::observe::{NodeSnapshot, SnapshotSource};
 pub struct NodeFigures {
     /// The engine.
     pub engine: Engine,
-    /// The index, for the position it holds on stable storage.
-    pub index: Arc<RocksIndex>,
+    /// The log position that the index holds on stable storage.
+    pub index_flushed_seq: Arc<dyn Fn() -> u64 + Send + Sync>,
     /// Subscribers now.
     pub subscribers: Arc<dyn Fn() -> u64 + Send + Sync>,
     /// Bytes of incomplete blocks now.
@@ -35,7 +34,7 @@ impl SnapshotSource for NodeFigures {
             journal: journal(&status),
             index: IndexSnapshot {
                 applied_seq: status.index_applied_seq,
-                covered_seq: self.index.flushed(),
+                covered_seq: (self.index_flushed_seq)(),
                 filling: status.filling,
                 filled_blocks: status.count.nvme.blocks,
             },

@@ -80,7 +80,8 @@ async fn a_corrupt_index_is_made_again_from_the_log_with_every_block() {
     for path in files(&setup.data().join("index"), ".sst") {
         overwrite(&path, 0, &[0xa5; 4096]);
     }
-    let manifest = files(&setup.data().join("index"), "").into_iter().find(|path| path.to_string_lossy().contains("MANIFEST"));
+    let manifest =
+        files(&setup.data().join("index"), "").into_iter().find(|path| path.to_string_lossy().contains("MANIFEST"));
     overwrite(&manifest.expect("RocksDB has a manifest"), 0, &[0xa5; 64]);
     refused_explained_repaired(&setup, "index");
     let mut world = World::of(setup.start()).await;

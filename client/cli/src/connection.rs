@@ -31,10 +31,24 @@ pub(crate) struct GlobalArguments {
     #[arg(long, global = true, env = "KVTIER_TLS_CA", value_name = "FILE", hide_short_help = true)]
     pub(crate) tls_ca: Option<PathBuf>,
     /// This client's certificate, in PEM, for a daemon that asks for one
-    #[arg(long, global = true, env = "KVTIER_TLS_CERT", value_name = "FILE", requires = "tls_key", hide_short_help = true)]
+    #[arg(
+        long,
+        global = true,
+        env = "KVTIER_TLS_CERT",
+        value_name = "FILE",
+        requires = "tls_key",
+        hide_short_help = true
+    )]
     pub(crate) tls_cert: Option<PathBuf>,
     /// The private key of --tls-cert, in PEM
-    #[arg(long, global = true, env = "KVTIER_TLS_KEY", value_name = "FILE", requires = "tls_cert", hide_short_help = true)]
+    #[arg(
+        long,
+        global = true,
+        env = "KVTIER_TLS_KEY",
+        value_name = "FILE",
+        requires = "tls_cert",
+        hide_short_help = true
+    )]
     pub(crate) tls_key: Option<PathBuf>,
     /// Name to expect in the daemon's certificate, if it is not the host of the endpoint
     #[arg(long, global = true, env = "KVTIER_TLS_NAME", value_name = "NAME", hide_short_help = true)]

@@ -57,10 +57,7 @@ impl Failure {
     }
 
     /// For `map_err` on file operations.
-    pub(crate) fn file(
-        action: &'static str,
-        path: impl Into<PathBuf>,
-    ) -> impl FnOnce(std::io::Error) -> Self {
+    pub(crate) fn file(action: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(std::io::Error) -> Self {
         let path = path.into();
         move |source| Self::File { action, path, source }
     }
@@ -184,7 +181,10 @@ mod tests {
             retry_after: Duration::from_secs(1),
         };
         let failure = Failure::from(error);
-        assert_eq!(failure.to_string(), "kvtierd at unix:///s is unavailable: Connection refused; try again in 1000 ms");
+        assert_eq!(
+            failure.to_string(),
+            "kvtierd at unix:///s is unavailable: Connection refused; try again in 1000 ms"
+        );
         assert!(failure.remedy().expect("advice").contains("--endpoint"));
     }
 }

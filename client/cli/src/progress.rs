@@ -4,7 +4,8 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 /// A bar over a known number of steps; `unit` names one of them.
 pub(crate) fn over(steps: u64, unit: &str, quiet: bool) -> ProgressBar {
-    let template = format!("{{spinner}} {{bar:30.cyan/blue}} {{human_pos}}/{{human_len}} {unit}  {{eta}} left  {{msg}}");
+    let template =
+        format!("{{spinner}} {{bar:30.cyan/blue}} {{human_pos}}/{{human_len}} {unit}  {{eta}} left  {{msg}}");
     shown(ProgressBar::with_draw_target(Some(steps), target(quiet)), &template)
 }
 

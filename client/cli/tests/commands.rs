@@ -134,7 +134,11 @@ fn lookups_pins_and_spaces_are_shown() {
     let of_file = ["--of-file", "in", "--block-bytes", "1000"];
     let lookup = world.json(&[&["lookup"], &of_file[..]].concat());
     assert_eq!((&lookup["prefix_blocks"], &lookup["prefix"][2]["tier"]), (&3.into(), &"host".into()));
-    assert!(world.succeed(&[&["pin", "--name", "system"], &of_file[..]].concat()).contains("pinned 3 of 3 blocks (2.9 KiB)"));
+    assert!(
+        world
+            .succeed(&[&["pin", "--name", "system"], &of_file[..]].concat())
+            .contains("pinned 3 of 3 blocks (2.9 KiB)")
+    );
     assert_eq!(world.json(&["unpin", "system"])["unpinned"], true);
     assert_eq!(world.fail(&["unpin", "system"]).0, 5);
     assert_eq!(world.json(&[&["prefetch"], &of_file[..]].concat())["resident"], 3);
@@ -217,7 +221,9 @@ fn a_bench_leaves_nothing_behind() {
     let operations = bench["operations"].as_array().expect("three phases");
     let calls: Vec<&Value> = operations.iter().map(|operation| &operation["calls"]).collect();
     assert_eq!(calls, [7, 14, 14]);
-    assert!(operations.iter().all(|operation| operation["missed_blocks"] == 0 && operation["verification_errors"] == 0));
+    assert!(
+        operations.iter().all(|operation| operation["missed_blocks"] == 0 && operation["verification_errors"] == 0)
+    );
     assert_eq!(world.json(&["spaces", "list"])["spaces"].as_array().map(Vec::len), Some(0));
     world.fake.store.set_fault(Fault::Substitute);
     assert_eq!(world.fail(&["bench", "--blocks", "16", "--block-bytes", "4KiB"]).0, 4);

@@ -246,7 +246,11 @@ impl Shared {
             // What was deleted meanwhile was taken back then.
             let kept = !core.catalog.is_doomed(ticket.index);
             core.catalog.finish_store(self.now(), ticket.index, result.is_ok());
-            if kept && result.is_err() && matches!(committed, Commit::Unknown { .. }) && *outcome == StoreOutcome::Written {
+            if kept
+                && result.is_err()
+                && matches!(committed, Commit::Unknown { .. })
+                && *outcome == StoreOutcome::Written
+            {
                 // The commit record may be on disk although the slot is free again: take it back.
                 let cause = RemovalCause::TierDown;
                 let tier = crate::place::TierKind::Nvme;

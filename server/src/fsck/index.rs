@@ -54,7 +54,8 @@ pub(super) fn examine(path: &Path, report: &mut Report) -> Option<u64> {
 
 /// Says that there is no index although there was one.
 pub(super) fn lost(first_seq: u64, report: &mut Report) {
-    let what = format!("it is empty, and the event log begins only with record {first_seq}: the index before it is gone");
+    let what =
+        format!("it is empty, and the event log begins only with record {first_seq}: the index before it is gone");
     report.problem(PART, what, "put its directory back, or repair: it is made from what is left of the log", true);
 }
 
@@ -76,7 +77,9 @@ pub(super) async fn make_again(config: &Config, home: &Home, report: &mut Report
     };
     let count = rebuild(&config.index.directory, contents, &assemble::index_settings(config, home))?;
     let reach = if whole { "the log goes back to the beginning" } else { "what is older than the log is forgotten" };
-    report.repaired.push(format!("index: made again from the event log with {count} blocks in {spaces} spaces; {reach}"));
+    report
+        .repaired
+        .push(format!("index: made again from the event log with {count} blocks in {spaces} spaces; {reach}"));
     Ok(())
 }
 

@@ -134,3 +134,30 @@ impl Drop for Mapping {
         debug_assert!(unmapped.is_ok(), "munmap of our own mapping: {unmapped:?}");
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::panic::{AssertUnwindSafe, catch_unwind};
+
+    use rustix::fs::MemfdFlags;
+
+    use super::*;
+
+    #[test]
+    fn the_mapping_checks_bounds_whatever_the_arena_has_checked() {
+        let file = rustix::fs::memfd_create("kvtier-host-test", MemfdFlags::CLOEXEC).unwrap();
+        rustix::fs::ftruncate(&file, 8192).unwrap();
+        let mapping = Mapping::of_file(file, 8192).unwrap();
+        assert!(mapping.slice(0, 8192).iter().all(|&byte| byte == 0));
+        assert!(mapping.slice(8192, 0).is_empty());
+        let refuses = |act: &dyn Fn()| assert!(catch_unwind(AssertUnwindSafe(act)).is_err());
+        for (at, bytes) in [(0, 8193), (8192, 1), (usize::MAX, 2), (1, usize::MAX)] {
+            refuses(&|| _ = mapping.slice(at, bytes));
+            refuses(&|| mapping.zero(at, bytes));
+            refuses(&|| _ = mapping.populate(at, bytes));
+        }
+        refuses(&|| mapping.copy_in(8190, b"abc"));
+        refuses(&|| mapping.copy_out(8190, &mut [0; 3]));
+        refuses(&|| _ = mapping.advise(Advice::DontNeed));
+    }
+}

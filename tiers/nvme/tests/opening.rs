@@ -117,7 +117,7 @@ fn a_foreign_file_is_left_exactly_as_it_was() {
             bytes[at] = 0x53;
         });
         let before = disk.edit(|bytes| bytes.clone());
-        let refused = refusal(reopen(&[disk.clone()], &settings(1, 8), NODE));
+        let refused = refusal(reopen(std::slice::from_ref(&disk), &settings(1, 8), NODE));
         assert!(matches!(refused, Refusal::Foreign(_)), "{refused}");
         assert!(disk.edit(|bytes| *bytes == before), "nothing was written");
     }
@@ -161,7 +161,7 @@ fn a_format_interrupted_at_any_step_is_finished_by_the_next_start() {
                 bytes[..first].copy_from_slice(&full[..first]);
                 bytes[SUPERBLOCK_OFFSETS[1] as usize..][..copy].copy_from_slice(&full[..copy]);
             });
-            reopen(&[disk.clone()], &settings(1, 8), NODE).unwrap();
+            reopen(std::slice::from_ref(&disk), &settings(1, 8), NODE).unwrap();
             assert!(disk.edit(|bytes| bytes[..4096] == full[..]), "{first} and {copy} bytes were written");
         }
     }
@@ -182,7 +182,9 @@ fn a_device_that_does_not_answer_is_named() {
 fn wrong_settings_and_wrong_components_are_refused_before_anything_is_touched() {
     let disk = Arc::new(HeapDisk::of_bytes(8 * MIB));
     let wrong = NvmeSettings { queue_depth: 0, breaker_errors: 0, ..settings(1, 8) };
-    let Err(OpenError::Settings(problems)) = reopen(&[disk.clone()], &wrong, NODE) else { panic!("must fail") };
+    let Err(OpenError::Settings(problems)) = reopen(std::slice::from_ref(&disk), &wrong, NODE) else {
+        panic!("must fail")
+    };
     assert_eq!(problems.len(), 2);
     assert!(matches!(reopen(&[], &settings(1, 8), NODE), Err(OpenError::Components(_))));
     assert_eq!(disk.take_submitted(), []);

@@ -59,7 +59,8 @@ fn amounts_are_short_and_exact_where_it_matters() {
     for (count, shown) in counts {
         assert_eq!(show_count(count), shown);
     }
-    let times = [(850, "850 µs"), (1_500, "1.5 ms"), (250_000, "250 ms"), (12_340_000, "12.3 s"), (61_000_000, "1 m 1 s")];
+    let times =
+        [(850, "850 µs"), (1_500, "1.5 ms"), (250_000, "250 ms"), (12_340_000, "12.3 s"), (61_000_000, "1 m 1 s")];
     for (us, shown) in times.into_iter().chain([(7_320_000_000, "2 h 2 m"), (90_000_000_000, "1 d 1 h")]) {
         assert_eq!(show_time(Duration::from_micros(us)), shown);
     }

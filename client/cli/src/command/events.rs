@@ -117,7 +117,11 @@ fn describe(at: Position, event: &Event) -> String {
         Some(Kind::Reset(reset)) => format!("reset         epoch {}: {}", reset.epoch, reset.reason),
         Some(Kind::Stored(stored)) => {
             let (tier, block) = (word::tier(stored.tier), show_key(&stored.block));
-            format!("stored  {tier:<5} {block}  {:>9}  key {}", show_size(u64::from(stored.length)), show_key(&stored.key))
+            format!(
+                "stored  {tier:<5} {block}  {:>9}  key {}",
+                show_size(u64::from(stored.length)),
+                show_key(&stored.key)
+            )
         }
         Some(Kind::Removed(removed)) => {
             let (tier, block) = (word::tier(removed.tier), show_key(&removed.block));
@@ -163,9 +167,9 @@ fn as_json(at: Position, event: &Event) -> Value {
 }
 
 fn parse_position(text: &str) -> Result<Position, String> {
-    let parsed = text.split_once(':').and_then(|(epoch, seq)| {
-        Some(Position { epoch: epoch.trim().parse().ok()?, seq: seq.trim().parse().ok()? })
-    });
+    let parsed = text
+        .split_once(':')
+        .and_then(|(epoch, seq)| Some(Position { epoch: epoch.trim().parse().ok()?, seq: seq.trim().parse().ok()? }));
     parsed.ok_or_else(|| "write a position as EPOCH:SEQ, for example 3:1200".to_owned())
 }
 
@@ -193,13 +197,14 @@ mod tests {
             tier: Tier::Host as i32,
             ..Default::default()
         };
-        let removed =
-            BlockRemoved { block: vec![0xab; 16], tier: Tier::Nvme as i32, cause: "evicted".into(), ..Default::default() };
-        let events = [
-            Kind::Reset(Reset { epoch: 3, reason: "restart".into() }),
-            Kind::Stored(stored),
-            Kind::Removed(removed),
-        ];
+        let removed = BlockRemoved {
+            block: vec![0xab; 16],
+            tier: Tier::Nvme as i32,
+            cause: "evicted".into(),
+            ..Default::default()
+        };
+        let events =
+            [Kind::Reset(Reset { epoch: 3, reason: "restart".into() }), Kind::Stored(stored), Kind::Removed(removed)];
         let lines = events.map(|kind| describe(at, &Event { kind: Some(kind) }));
         let block = "ab".repeat(16);
         assert_eq!(lines[0], "3:42         reset         epoch 3: restart");

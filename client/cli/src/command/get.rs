@@ -48,7 +48,10 @@ impl Get {
     pub(crate) async fn run(self, global: &GlobalArguments) -> Result<(), Failure> {
         let to_stdout = self.output.as_os_str() == "-";
         if to_stdout && global.json {
-            return Err(Failure::usage("--json and the blocks cannot both go to standard output", "name an --output FILE"));
+            return Err(Failure::usage(
+                "--json and the blocks cannot both go to standard output",
+                "name an --output FILE",
+            ));
         }
         if !to_stdout && !self.force && self.output.exists() {
             let what = format!("{} is there already", self.output.display());
@@ -79,7 +82,9 @@ impl Get {
         let part = PathBuf::from(part);
         let mut out = BufWriter::new(File::create(&part).map_err(Failure::file("create", &part))?);
         let mut copied = copy(answers, &mut out, &part, bar).await;
-        if copied.is_ok() && let Err(error) = out.flush().and_then(|()| std::fs::rename(&part, &self.output)) {
+        if copied.is_ok()
+            && let Err(error) = out.flush().and_then(|()| std::fs::rename(&part, &self.output))
+        {
             copied = Err(Failure::file("write", &self.output)(error));
         }
         if copied.is_err() {

@@ -64,9 +64,9 @@ pub(crate) fn miss_json(miss: &wire::Miss) -> Value {
 }
 
 fn as_json(keys: &[Bytes], answer: &Answer) -> Value {
-    let blocks = answer.prefix.iter().zip(keys).map(|(block, key)| {
-        json!({ "key": show_key(key), "tier": word::tier(block.tier as i32), "bytes": block.length })
-    });
+    let blocks = answer.prefix.iter().zip(keys).map(
+        |(block, key)| json!({ "key": show_key(key), "tier": word::tier(block.tier as i32), "bytes": block.length }),
+    );
     json!({
         "keys": keys.len(),
         "prefix_blocks": answer.prefix.len(),

@@ -31,7 +31,8 @@ impl Scrub {
             output::line(format!("verified {} blocks, {} corrupt", show_count(verified), show_count(corrupt)))?;
         }
         if corrupt > 0 {
-            let what = format!("{corrupt} persistent blocks were corrupt; they are quarantined and count as misses now");
+            let what =
+                format!("{corrupt} persistent blocks were corrupt; they are quarantined and count as misses now");
             return Err(Failure::Unverified { what });
         }
         Ok(())

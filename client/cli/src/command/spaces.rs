@@ -186,7 +186,8 @@ impl Drop {
         let client = global.connect().await?;
         let space = SpaceArguments { space: self.name }.find(&client).await?;
         if !self.yes {
-            let what = format!("space {} holds {} blocks, {}", space.name, show_count(space.blocks), show_size(space.bytes));
+            let what =
+                format!("space {} holds {} blocks, {}", space.name, show_count(space.blocks), show_size(space.bytes));
             return Err(Failure::usage(what, "add --yes to forget them all"));
         }
         let blocks = client.drop_space(space.space).await?;

@@ -66,7 +66,10 @@ fn a_miss_tells_its_story() {
     assert_eq!(wire.detail, "evicted from nvme 12 s ago for room of another block");
     assert_eq!((wire.reason(), wire.age_ms, wire.tier()), (v1::MissReason::Evicted, Some(12_000), v1::Tier::Nvme));
     let never = miss(&Miss { reason: MissReason::NeverStored, age: None, tier: None });
-    assert_eq!((never.reason(), never.age_ms, never.tier()), (v1::MissReason::NeverStored, None, v1::Tier::Unspecified));
+    assert_eq!(
+        (never.reason(), never.age_ms, never.tier()),
+        (v1::MissReason::NeverStored, None, v1::Tier::Unspecified)
+    );
 }
 
 #[test]

@@ -94,7 +94,8 @@ impl TraceFile {
             if !read_line(&mut from, &mut line, path, number)? {
                 break;
             }
-            let request: Request = serde_json::from_str(&line).map_err(|error| bad(path, number, &error.to_string()))?;
+            let request: Request =
+                serde_json::from_str(&line).map_err(|error| bad(path, number, &error.to_string()))?;
             request.check().map_err(|why| bad(path, number, &why))?;
             requests.push(request);
         }
@@ -133,7 +134,8 @@ mod tests {
 
     #[test]
     fn runs_are_expanded_in_order() {
-        let trace = read(&format!("{HEADER}\n{{\"t\":0.5,\"s\":-1,\"in\":9,\"out\":1,\"h\":[[0,2],[7,3]]}}\n")).expect("reads");
+        let trace =
+            read(&format!("{HEADER}\n{{\"t\":0.5,\"s\":-1,\"in\":9,\"out\":1,\"h\":[[0,2],[7,3]]}}\n")).expect("reads");
         assert_eq!(trace.header.tokens_per_block, 512);
         assert_eq!(trace.requests[0].blocks().collect::<Vec<_>>(), [0, 1, 7, 8, 9]);
     }

@@ -256,7 +256,12 @@ fn stops(report: &Report) -> String {
         Column::Number("blocks not reached"),
     ];
     let row = |reason: &str, requests: u64, blocks: u64| {
-        vec![reason.replace('_', " "), show_count(requests), show_percent(requests, report.requests), show_count(blocks)]
+        vec![
+            reason.replace('_', " "),
+            show_count(requests),
+            show_percent(requests, report.requests),
+            show_count(blocks),
+        ]
     };
     let whole = row("there too: whole chain hit", report.whole_chains, 0);
     let stopped = report.stops.iter().map(|stop| row(&stop.reason, stop.requests, stop.blocks));
@@ -264,11 +269,8 @@ fn stops(report: &Report) -> String {
 }
 
 fn outcomes(report: &Report) -> String {
-    let mut line = format!(
-        "Puts: {} stored, {} there already",
-        show_count(report.puts_stored),
-        show_count(report.puts_duplicate)
-    );
+    let mut line =
+        format!("Puts: {} stored, {} there already", show_count(report.puts_stored), show_count(report.puts_duplicate));
     for declined in &report.puts_declined {
         line += &format!(", {} declined ({})", show_count(declined.blocks), declined.reason.replace('_', " "));
     }
@@ -289,7 +291,9 @@ fn verification(report: &Report) -> String {
     let (blocks, bytes) = (show_count(report.verified_blocks), show_size(report.verified_bytes));
     match report.verification_errors {
         0 => format!("Verified: every byte of {blocks} blocks ({bytes}) is what was put ✔"),
-        wrong => format!("VERIFICATION FAILED: {} blocks with wrong bytes, {blocks} with right ones", show_count(wrong)),
+        wrong => {
+            format!("VERIFICATION FAILED: {} blocks with wrong bytes, {blocks} with right ones", show_count(wrong))
+        }
     }
 }
 

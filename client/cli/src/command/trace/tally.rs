@@ -175,7 +175,8 @@ mod tests {
         assert_eq!(merged.tiers["host"], (12, 1200));
         assert_eq!(merged.puts.declined["busy"], 3);
         assert_eq!(merged.get.count(), 3);
-        let figures = |tally: &Tally| (tally.stops.clone(), tally.tiers.clone(), tally.verified_bytes, tally.puts.stored);
+        let figures =
+            |tally: &Tally| (tally.stops.clone(), tally.tiers.clone(), tally.verified_bytes, tally.puts.stored);
         assert_eq!(figures(&merged), figures(&alone));
     }
 }

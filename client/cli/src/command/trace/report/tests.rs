@@ -22,7 +22,12 @@ fn report(verification_errors: u64) -> Report {
         lookup: Duration::from_micros(120),
         put: Some(Duration::from_millis(40)),
         stop: Some(("never_stored".into(), 1000)),
-        puts: Puts { stored: 998, stored_bytes: 998 << 20, declined: [("host_full".into(), 2)].into(), ..Default::default() },
+        puts: Puts {
+            stored: 998,
+            stored_bytes: 998 << 20,
+            declined: [("host_full".into(), 2)].into(),
+            ..Default::default()
+        },
         ..Default::default()
     });
     tally.add(Served {
