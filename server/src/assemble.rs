@@ -30,6 +30,13 @@ use crate::runtime::{RuntimeSpawn, SystemRandom};
 /// Extents of the tier's scratch memory. Nothing is allocated from it by size, so any size will do.
 const SCRATCH_EXTENT_BYTES: u64 = 64 << 10;
 
+/// How fast a device is verified at most. The engine keeps to the setting in idle time; a scrub somebody asked for goes
+/// as fast as loads and stores leave room.
+const SCRUB_BYTES_PER_SECOND_MAX: u64 = 1 << 30;
+/// How far a get reads ahead at most, and which share of the host tier that may be.
+const READ_AHEAD_BYTES_MAX: u64 = 64 << 20;
+const READ_AHEAD_SHARE: u64 = 8;
+
 /// Why the node cannot be put together.
 #[derive(Debug, thiserror::Error)]
 pub enum AssembleError {
@@ -212,6 +219,7 @@ pub fn engine_settings(config: &Config, home: &Home) -> EngineSettings {
         history_count_max: count(limits.history_count),
         index_flush_interval: config.index.flush_interval,
         scrub_bytes_per_second: config.nvme.scrub_bytes_per_second,
+        read_ahead_bytes: (config.host.bytes / READ_AHEAD_SHARE).min(READ_AHEAD_BYTES_MAX),
         ..EngineSettings::default()
     }
 }
@@ -272,7 +280,7 @@ fn nvme_settings(config: &Config) -> NvmeSettings {
         breaker_errors: u32::try_from(nvme.breaker_failures).unwrap_or(u32::MAX),
         breaker_window: nvme.breaker_window,
         breaker_pause: nvme.breaker_cooldown,
-        scrub_bytes_per_second: nvme.scrub_bytes_per_second.max(PAGE_BYTES),
+        scrub_bytes_per_second: SCRUB_BYTES_PER_SECOND_MAX,
         ..NvmeSettings::default()
     }
 }

@@ -34,6 +34,8 @@ use crate::snapshot::NodeFigures;
 const CHAIN_KEYS_MAX: usize = 65_536;
 /// How long connections may take to end once everything is written, beyond what is left of the drain's time.
 const CLOSE_PATIENCE: Duration = Duration::from_secs(1);
+/// How long connections without calls may take to say goodbye, and the last answers to leave.
+const FLUSH_PATIENCE: Duration = Duration::from_millis(200);
 /// How long tasks may take to end at the very end.
 const RUNTIME_PATIENCE: Duration = Duration::from_secs(5);
 /// How often alarms are looked at for the log.
@@ -127,6 +129,7 @@ fn end_at_a_panic() {
 struct Serving {
     server: JoinSet<Result<(), tonic::transport::Error>>,
     _followers: JoinSet<()>,
+    service: Service,
     readiness: Arc<Readiness>,
     stop: CancellationToken,
 }
@@ -136,7 +139,7 @@ impl Serving {
     fn begin(ground: &mut Ground, assembly: &Assembly) -> Result<Self, StartError> {
         let (readiness, stop) = (Arc::new(Readiness::default()), CancellationToken::new());
         let service = service_of(ground, assembly, &readiness);
-        let (putting, subscribing) = (service.clone(), service.clone());
+        let (putting, subscribing, serving) = (service.clone(), service.clone(), service.clone());
         let index = Arc::clone(&assembly.index);
         ground.metrics.watch(Arc::new(NodeFigures {
             engine: assembly.engine.clone(),
@@ -155,7 +158,7 @@ impl Serving {
         readiness.serve();
         ground.readiness.send_replace(http::Readiness::Ready);
         ground.announce()?;
-        Ok(Self { server, _followers: followers, readiness, stop })
+        Ok(Self { server, _followers: followers, service: serving, readiness, stop })
     }
 
     /// Resolves only if the server ends by itself.
@@ -175,8 +178,16 @@ impl Serving {
         self.readiness.close();
         self.stop.cancel();
         let left = patience.saturating_sub(clock.now().since(begun)) + CLOSE_PATIENCE;
-        if tokio::time::timeout(left, self.server.join_next()).await.is_err() {
-            tracing::warn!("calls were still running after shutdown.drain_timeout and are dropped");
+        let idle = async {
+            self.service.idle().await;
+            clock.sleep(FLUSH_PATIENCE).await;
+        };
+        tokio::select! {
+            _ = self.server.join_next() => {}
+            () = idle => {}
+            () = clock.sleep(left) => {
+                tracing::warn!("calls were still running after shutdown.drain_timeout and are dropped");
+            }
         }
         self.server.shutdown().await;
     }

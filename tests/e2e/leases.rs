@@ -13,7 +13,8 @@ async fn flood(world: &mut World, name: &str) {
     let space = world.space.clone();
     for index in 0..40 {
         let block = Block::root(format!("{name} {index}").as_bytes(), 1_000_000);
-        world.wire.put(&space, &[block], Durability::Volatile).await;
+        let outcome = world.wire.put(&space, &[block], Durability::Volatile).await.remove(0);
+        assert!(matches!(outcome, v1::put_response::Outcome::Stored(_)), "{name} {index}: {outcome:?}");
     }
 }
 
@@ -108,7 +109,7 @@ async fn a_lease_ends_at_its_deadline() {
 async fn pins_hold_until_unpinned_and_a_second_under_a_name_replaces_the_first() {
     let mut world = tight().await;
     let space = world.space.clone();
-    let chain = Block::chain("pinned", 4, 900_000);
+    let chain = Block::chain("pinned", 4, 1_000_000);
     world.store(&chain, Durability::Volatile).await;
     let keys: Vec<Vec<u8>> = chain.iter().map(|block| block.key.to_vec()).collect();
     let pin = |count: usize| v1::PinRequest {
@@ -119,7 +120,7 @@ async fn pins_hold_until_unpinned_and_a_second_under_a_name_replaces_the_first()
     };
     let (all, two) = (pin(4), pin(2));
     let pinned = world.wire.client.pin(all).await.expect("a pin").into_inner();
-    assert_eq!((pinned.blocks, pinned.bytes), (4, 3_600_000));
+    assert_eq!((pinned.blocks, pinned.bytes), (4, 4_000_000));
     flood(&mut world, "first").await;
     world.wire.expect_blocks(&space, &chain).await;
     world.wire.client.pin(two).await.expect("a shorter pin under the same name");

@@ -27,7 +27,7 @@ async fn a_chain_is_put_found_and_got_over_tcp_and_over_the_unix_socket() {
 
 #[tokio::test]
 async fn blocks_of_every_awkward_size_come_back_whole() {
-    let mut world = World::with(&[("host.bytes", "128MiB"), ("host.extent_bytes", "32MiB")]).await;
+    let mut world = World::with(&[("host.bytes", "320MiB"), ("host.extent_bytes", "16MiB")]).await;
     let space = world.wire.open_space("sizes", 12 << 20).await;
     let sizes =
         [1, 2, 63, 4095, 4096, 4097, 65_535, 1 << 20, (1 << 20) + 1, (4 << 20) - 1, 4 << 20, (4 << 20) + 1, 12 << 20];

@@ -79,6 +79,10 @@ async fn a_quarantined_slot_stays_so_after_a_restart() {
     world.store(&chain, Durability::Durable).await;
     rot(&world, &chain[4..]);
     assert_eq!(scrub(&mut world).await.corrupt_blocks, 1);
+    let written = |status: &v1::StatusResponse| {
+        status.journal.as_ref().is_some_and(|journal| journal.durable_seq == journal.appended_seq)
+    };
+    world.wire.status_until("the group commit", written).await;
     let mut world = world.crash_and_restart().await;
     let space = world.space.clone();
     assert_eq!(world.wire.resident(&space, &block::keys(&chain)).await, 4);

@@ -177,11 +177,12 @@ impl Daemon {
             .expect("kvtierd can be started");
         let log = Log::follow(child.stderr.take().expect("it was piped"));
         if !log.wait_for(SERVING, PATIENCE) {
-            let ended = child.try_wait().expect("a child can be asked").or_else(|| {
+            // What has closed its log is ending; what has not is stuck.
+            let ending = log.wait_for_end(Duration::ZERO);
+            if !ending {
                 let _ = child.kill();
-                let _ = child.wait();
-                None
-            });
+            }
+            let ended = child.wait().ok().filter(|_| ending);
             log.wait_for_end(PATIENCE);
             return Err(Stopped { status: ended, log: log.text() });
         }

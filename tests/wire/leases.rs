@@ -35,11 +35,12 @@ async fn an_unknown_lease_is_not_found() {
 #[tokio::test]
 async fn a_lease_that_has_ended_is_a_failed_precondition() {
     let mut world = World::new().await;
-    let (_, lease) = leased(&mut world, 60_000).await;
+    let (chain, lease) = leased(&mut world, 60_000).await;
     release(&mut world.wire, &lease).await.expect("a lease can be released");
     let answer = world.wire.get_lease(&lease).await;
     Blame::expect(answer, Code::FailedPrecondition, "lease", "", "look the chain up again");
-    let (_, lease) = leased(&mut world, 20).await;
+    let space = world.space.clone();
+    let lease = world.wire.lookup(&space, &block::keys(&chain), Some(20)).await.expect("another lease").lease;
     world.wire.status_until("the deadline", |status| status.leases == 0).await;
     let answer = within("the end of the lease", async {
         loop {

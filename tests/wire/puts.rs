@@ -116,7 +116,7 @@ async fn a_block_whose_parent_is_unknown_is_declined() {
 
 #[tokio::test]
 async fn a_frame_over_the_limit_is_rejected_under_its_tag() {
-    let mut world = World::new().await;
+    let mut world = World::with(&[("host.extent_bytes", "16MiB")]).await;
     let space = world.wire.open_space("large", 8 << 20).await;
     let block = Block::root(b"a", tuning::DATA_BYTES_MAX + 1);
     let message = PutRequest { begin: Some(begin(&space, 1, &block, Durability::Volatile)), data: block.payload };

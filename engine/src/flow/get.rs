@@ -113,6 +113,10 @@ impl BlockReader {
             }
             let tier = resident.map_or(TierKind::Host, |resident| resident.tier);
             let ask = shared.ask(&mut core, *block, &mut legs);
+            // Room may be short only because of what was asked for before: it comes back when that is delivered.
+            if !self.ahead.is_empty() && matches!(&ask, Ask::Miss(miss) if miss.reason == MissReason::Throttled) {
+                break;
+            }
             self.ahead_bytes += bytes;
             self.ahead.push_back(Ahead { ask, tier, bytes });
         }

@@ -6,6 +6,7 @@ use std::task::{Context, Poll};
 
 use futures::stream::Stream;
 use kvtier_engine::port::Moment;
+use tokio_util::task::task_tracker::TaskTrackerToken;
 use tonic::{Code, Response, Status};
 
 use super::{Answers, Node};
@@ -17,12 +18,13 @@ pub(crate) struct Call {
     name: &'static str,
     begun: Moment,
     code: Code,
+    _running: TaskTrackerToken,
 }
 
 impl Call {
     pub(crate) fn begin(node: Arc<Node>, name: &'static str) -> Self {
-        let begun = node.clock.now();
-        Self { node, name, begun, code: Code::Cancelled }
+        let (begun, running) = (node.clock.now(), node.calls.token());
+        Self { node, name, begun, code: Code::Cancelled, _running: running }
     }
 
     /// Refuses the call.

@@ -33,6 +33,7 @@ use kvtier_identity::space::BLOCK_BYTES_MAX;
 use kvtier_proto::v1;
 use kvtier_proto::v1::kv_tier_server::KvTier;
 use tokio::sync::Semaphore;
+use tokio_util::task::TaskTracker;
 use tonic::{Request, Response, Status, Streaming};
 
 use client::{Client, ClientTable};
@@ -82,6 +83,8 @@ pub(crate) struct Node {
     put_room: Arc<Semaphore>,
     put_room_pages: u32,
     subscribers: Arc<Semaphore>,
+    /// Calls under way, streams to their end.
+    calls: TaskTracker,
 }
 
 impl Node {
@@ -141,6 +144,7 @@ impl Service {
             put_room: Arc::new(Semaphore::new(put_room_pages as usize)),
             put_room_pages,
             subscribers: Arc::new(Semaphore::new(subscribers)),
+            calls: TaskTracker::new(),
         };
         Self { node: Arc::new(node) }
     }
@@ -149,6 +153,12 @@ impl Service {
     pub fn put_in_flight_bytes(&self) -> u64 {
         let free = self.node.put_room.available_permits() as u64;
         u64::from(self.node.put_room_pages).saturating_sub(free) * PAGE_BYTES
+    }
+
+    /// Resolves when no call is under way.
+    pub async fn idle(&self) {
+        self.node.calls.close();
+        self.node.calls.wait().await;
     }
 
     /// Subscribers now.
