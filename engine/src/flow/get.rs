@@ -11,6 +11,7 @@ use kvtier_identity::{BlockId, Key, SpaceDigest};
 use super::ask::Got;
 use super::error::EngineError;
 use super::load::{Ask, HostPin};
+use super::put::ROOM_PATIENCE;
 use super::{Engine, Shared};
 use crate::catalog::plan::{LeaseId, Miss, MissReason, OwnerId};
 use crate::place::TierKind;
@@ -125,26 +126,29 @@ impl BlockReader {
     }
 }
 
-/// Waits until the block is in host memory and holds it.
+/// Waits until the block is in host memory and holds it. While the host tier is full of blocks on their way to NVMe, it
+/// waits for them, at most [`ROOM_PATIENCE`].
 async fn settle(shared: &Arc<Shared>, block: BlockId, mut ask: Ask) -> Result<HostPin, Miss> {
     let throttled = Miss { reason: MissReason::Throttled, age: None, tier: Some(TierKind::Nvme) };
-    for _ in 0..TRIES_MAX {
+    let deadline = shared.now().after(ROOM_PATIENCE);
+    let mut tries = 0;
+    loop {
         match ask {
             Ask::Ready(pin) => return Ok(pin),
+            Ask::Miss(miss) if miss.reason == MissReason::Throttled && shared.room(deadline).await => {}
             Ask::Miss(miss) => return Err(miss),
+            Ask::Wait(_) if tries == TRIES_MAX => return Err(throttled),
             // A flight that vanished (shutdown) leaves the block where it was.
-            Ask::Wait(landing) => landing.await.unwrap_or(Err(throttled))?,
+            Ask::Wait(landing) => {
+                tries += 1;
+                landing.await.unwrap_or(Err(throttled))?;
+            }
         }
         let mut legs = Vec::new();
         let mut core = shared.lock();
         ask = shared.ask(&mut core, block, &mut legs);
         drop(core);
         shared.start_flight(legs);
-    }
-    match ask {
-        Ask::Ready(pin) => Ok(pin),
-        Ask::Miss(miss) => Err(miss),
-        Ask::Wait(_) => Err(throttled),
     }
 }
 

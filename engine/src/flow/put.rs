@@ -11,6 +11,7 @@
 //! volatile copy; the epoch's Reset says so. The durable copy is `flow/store.rs`.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use kvtier_identity::BlockId;
 
@@ -20,6 +21,9 @@ use super::spaces::Space;
 use super::{Core, Engine, Shared};
 use crate::catalog::plan::{Decline, PartClaim, PartOutcome, PutPlan, Reserve};
 use crate::port::{AppendRefused, Record};
+
+/// How long a put or a load waits for room that write-back is about to make.
+pub(crate) const ROOM_PATIENCE: Duration = Duration::from_secs(5);
 
 /// The right to fill one part of a block, and the bytes written so far. Dropping it gives the part up.
 pub struct PartWriter {
@@ -37,8 +41,20 @@ impl std::fmt::Debug for PartWriter {
 }
 
 impl Engine {
-    /// Asks for room for one part of a block.
+    /// Asks for room for one part of a block. While the host tier is full of blocks on their way to NVMe, it waits for
+    /// them, at most [`ROOM_PATIENCE`].
     pub async fn reserve(&self, put: &PutPart) -> Result<Reserved, EngineError> {
+        let deadline = self.shared.now().after(ROOM_PATIENCE);
+        loop {
+            let reserved = self.reserve_now(put).await?;
+            let full = matches!(reserved, Reserved::Declined(Decline::HostFull | Decline::Busy));
+            if !full || !self.shared.room(deadline).await {
+                return Ok(reserved);
+            }
+        }
+    }
+
+    async fn reserve_now(&self, put: &PutPart) -> Result<Reserved, EngineError> {
         let (block, parent) = {
             let core = self.shared.lock();
             let space = core.spaces.find(&put.space)?;

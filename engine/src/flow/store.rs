@@ -14,13 +14,14 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use futures::channel::oneshot;
+use futures::future::select;
 use kvtier_identity::BlockId;
 
 use super::{Core, Shared};
 use crate::catalog::plan::{BlockIndex, Decline, StorePlan};
 use crate::header::SlotHeader;
 use crate::place::Slot;
-use crate::port::{AppendRefused, IndexEntry, Record, RemovalCause, Store, StoreOutcome, TierError};
+use crate::port::{AppendRefused, IndexEntry, Moment, Record, RemovalCause, Store, StoreOutcome, TierError};
 
 /// Resolves when the block is durable, or with the reason why not.
 pub(crate) type StoreWaiter = oneshot::Receiver<Result<(), Decline>>;
@@ -33,6 +34,8 @@ pub(crate) struct StoreQueue {
     in_flight: usize,
     waiters: BTreeMap<BlockIndex, Vec<oneshot::Sender<Result<(), Decline>>>>,
     idle: Vec<oneshot::Sender<()>>,
+    /// Those who wait for room that the end of a batch may make.
+    room: Vec<oneshot::Sender<()>>,
     /// First sequence number of every batch of commit records whose blocks do not count as durable yet.
     commits: BTreeSet<u64>,
     /// Every device is poisoned or gone: nothing more is stored.
@@ -85,6 +88,16 @@ impl StoreQueue {
         self.commits.first().map_or(durable_seq, |first| durable_seq.min(first - 1))
     }
 
+    /// Resolves at the end of the next batch; none if nothing is on its way, so that waiting would be in vain.
+    pub(crate) fn next_room(&mut self) -> Option<oneshot::Receiver<()>> {
+        if self.unwritten() == 0 {
+            return None;
+        }
+        let (sender, receiver) = oneshot::channel();
+        self.room.push(sender);
+        Some(receiver)
+    }
+
     fn take_batch(&mut self, bytes_max: u64) -> Vec<Ticket> {
         let (mut batch, mut bytes) = (Vec::new(), 0);
         while let Some(ticket) = self.queue.front() {
@@ -106,6 +119,15 @@ impl Shared {
         for (_, block) in core.catalog.take_admitted(room) {
             self.write_back(core, block);
         }
+    }
+
+    /// Waits until a batch of stores has ended, at most until `deadline`. False: there is nothing to wait for.
+    pub(crate) async fn room(&self, deadline: Moment) -> bool {
+        let left = deadline.since(self.now());
+        let waiter = self.lock().stores.next_room();
+        let Some(waiter) = waiter.filter(|_| !left.is_zero()) else { return false };
+        select(waiter, self.ports.clock.sleep(left)).await;
+        true
     }
 
     /// Queues a block for NVMe if it fits; a volatile block that does not is only counted.
@@ -269,6 +291,9 @@ impl Shared {
         if matches!(synced, Err(TierError::Poisoned { .. } | TierError::Closed)) {
             core.stores.down = self.all_devices_down();
         }
+        core.stores.room.drain(..).for_each(|waiter| {
+            waiter.send(()).ok();
+        });
         if core.stores.unwritten() == 0 {
             core.stores.idle.drain(..).for_each(|waiter| {
                 waiter.send(()).ok();
