@@ -36,11 +36,10 @@ pub(crate) fn decode(endpoint: &str, call: Call, deadline: Duration, status: &St
         Code::PermissionDenied | Code::Unauthenticated => ClientError::Denied { call: call_name, detail },
         Code::Unavailable => ClientError::Unavailable { endpoint: endpoint.to_owned(), detail, retry_after },
         Code::ResourceExhausted => ClientError::Exhausted { call: call_name, detail, retry_after },
-        Code::DeadlineExceeded => call.timed_out(deadline),
-        Code::Aborted | Code::Cancelled if call.changes => ClientError::Indeterminate { call: call_name, detail },
-        Code::Aborted | Code::Cancelled => {
-            ClientError::Unavailable { endpoint: endpoint.to_owned(), detail, retry_after }
-        }
+        // A tonic server answers a passed deadline with CANCELLED, and its timer may fire before ours.
+        Code::DeadlineExceeded | Code::Cancelled => call.timed_out(deadline),
+        Code::Aborted if call.changes => ClientError::Indeterminate { call: call_name, detail },
+        Code::Aborted => ClientError::Unavailable { endpoint: endpoint.to_owned(), detail, retry_after },
         Code::Unimplemented => ClientError::Protocol {
             call: call_name,
             detail: format!("{endpoint} does not know this call; is it a kvtierd of this version?"),
@@ -132,6 +131,14 @@ mod tests {
     fn a_deadline_is_indeterminate_only_for_a_change() {
         let status = Status::deadline_exceeded("late");
         assert_eq!(decoded(READ, &status), ClientError::TimedOut { call: "lookup", after: Duration::from_secs(3) });
+        assert!(matches!(decoded(CHANGE, &status), ClientError::Indeterminate { .. }));
+    }
+
+    /// On a busy machine the daemon's timer fired first, and a slow daemon was reported as an absent one.
+    #[test]
+    fn a_deadline_the_daemon_noticed_first_is_still_a_deadline() {
+        let status = Status::cancelled("Timeout expired");
+        assert!(matches!(decoded(READ, &status), ClientError::TimedOut { .. }));
         assert!(matches!(decoded(CHANGE, &status), ClientError::Indeterminate { .. }));
     }
 

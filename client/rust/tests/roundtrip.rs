@@ -279,3 +279,20 @@ async fn small_calls_puts_and_gets_have_a_connection_each() {
     client.clone().lookup(space, &keys, None).await.expect("looks up");
     assert_eq!(connections(), 3);
 }
+
+/// The double once named leases by their number, so that a released one gave its name to two others.
+#[tokio::test]
+async fn a_lease_keeps_its_blocks_when_others_come_and_go() {
+    let fake = Fake::tcp();
+    let client = Client::connect(&fake.endpoint).await.expect("connects");
+    let space = open(&client).await;
+    let keys = put_chain(&client, space, 3, 100).await;
+    let lease = async |chain: &[Bytes]| {
+        client.lookup(space, chain, Some(Duration::from_secs(5))).await.expect("looks up").lease.expect("leased")
+    };
+    let (gone, held) = (lease(&keys[..1]).await, lease(&keys[..2]).await);
+    client.release(gone).await.expect("releases");
+    let later = lease(&keys[..3]).await;
+    assert_ne!(later.id, held.id);
+    assert_eq!(collect(client.get_lease(&held).await.expect("gets")).await.len(), 2);
+}

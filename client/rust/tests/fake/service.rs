@@ -173,7 +173,8 @@ impl KvTier for Service {
         };
         if request.lease_ms.is_some() && !prefix.is_empty() {
             let mut leases = self.leases.lock().unwrap();
-            response.lease = format!("lease {}", leases.len()).into_bytes();
+            let number = self.leases_granted.fetch_add(1, Ordering::SeqCst);
+            response.lease = format!("lease {number}").into_bytes();
             response.lease_deadline_unix_ms = 1_900_000_000_000;
             leases.insert(response.lease.clone(), (client, prefix.into_iter().map(|(address, _)| address).collect()));
         }

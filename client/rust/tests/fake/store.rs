@@ -57,6 +57,7 @@ pub struct Store {
     /// The event log: position n is event n - 1.
     pub events: watch::Sender<Vec<wire::Event>>,
     pub epoch: Mutex<u64>,
+    pub leases_granted: std::sync::atomic::AtomicUsize,
     pub open_gets: std::sync::atomic::AtomicUsize,
 }
 
@@ -74,6 +75,7 @@ impl Default for Store {
             peers: Mutex::default(),
             events: watch::channel(Vec::new()).0,
             epoch: Mutex::new(1),
+            leases_granted: Default::default(),
             open_gets: Default::default(),
         }
     }
