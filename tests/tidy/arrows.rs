@@ -101,10 +101,13 @@ fn check(members: &[String], arrows: &[Arrow]) -> Vec<Finding> {
     findings
 }
 
+/// Where concrete tiers may be named: the live node's assembly, and the offline check of the same files.
+const ASSEMBLIES: [&str; 2] = ["server/src/assemble", "server/src/fsck"];
+
 /// Inside the daemon only `assemble` may name concrete tiers.
 fn check_assembly(source: &Source) -> Vec<Finding> {
     let inside = source.path.starts_with("server/src/") && source.is_rust() && !source.is_test();
-    if !inside || source.path.starts_with("server/src/assemble") {
+    if !inside || ASSEMBLIES.iter().any(|place| source.path.starts_with(place)) {
         return Vec::new();
     }
     let tokens = match crate::tokens::tokens(&source.text) {
@@ -116,7 +119,7 @@ fn check_assembly(source: &Source) -> Vec<Finding> {
         .map(|token| {
             Finding::new(
                 format!("{}:{}", source.path, token.line),
-                format!("only server/src/assemble may name {}", token.text),
+                format!("only server/src/assemble and server/src/fsck may name {}", token.text),
             )
         })
         .collect()

@@ -22,7 +22,7 @@ const NAMED_MAX: usize = 20;
 const MISSED: &str = "nothing needs to be done: its next reader misses, and the slot is taken out of use";
 
 /// One data file.
-struct DataFile {
+struct BlockFile {
     name: String,
     file: Option<File>,
     verified: u64,
@@ -36,7 +36,7 @@ pub(super) async fn examine(
     quick: bool,
     report: &mut Report,
 ) -> Result<(), Failure> {
-    let mut files: Vec<DataFile> = config.nvme.files.iter().map(|path| open(path, report)).collect();
+    let mut files: Vec<BlockFile> = config.nvme.files.iter().map(|path| open(path, report)).collect();
     if !quick && config.index.directory.exists() {
         let index = RocksIndex::open(&config.index.directory, settings)?;
         let mut after = None;
@@ -62,7 +62,7 @@ pub(super) async fn examine(
     Ok(())
 }
 
-fn open(path: &std::path::Path, report: &mut Report) -> DataFile {
+fn open(path: &std::path::Path, report: &mut Report) -> BlockFile {
     let name = shown(path);
     let mut page = vec![0; PAGE_BYTES as usize];
     let opened = File::open(path).and_then(|file| file.read_exact_at(&mut page, 0).map(|()| file));
@@ -84,10 +84,10 @@ fn open(path: &std::path::Path, report: &mut Report) -> DataFile {
             }
         },
     };
-    DataFile { name, file, verified: 0, damaged: 0 }
+    BlockFile { name, file, verified: 0, damaged: 0 }
 }
 
-fn compare(files: &mut [DataFile], block: BlockId, entry: &IndexEntry, report: &mut Report) {
+fn compare(files: &mut [BlockFile], block: BlockId, entry: &IndexEntry, report: &mut Report) {
     let Some(data) = files.get_mut(usize::from(entry.slot.device)) else {
         let what = format!("block {block} is on device {}, which nvme.files does not name", entry.slot.device);
         report.problem("index", what, "restore nvme.files", false);
