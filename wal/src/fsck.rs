@@ -74,7 +74,7 @@ pub async fn repair(folder: &dyn Folder, covered_seq: u64, now_unix_ms: u64) -> 
     // Segments before the first damaged file are kept whole, the file itself up to the damage.
     let kept: Vec<_> = survey.segments.iter().filter(|found| file_name(found.header.first_seq) <= first.file).collect();
     let cut_here = kept.last().filter(|found| file_name(found.header.first_seq) == first.file && first.offset > 0);
-    let whole = kept.iter().filter(|found| file_name(found.header.first_seq) < first.file).next_back();
+    let whole = kept.iter().rfind(|found| file_name(found.header.first_seq) < first.file);
     let previous = cut_here.or(whole);
     let previous_first_seq = previous.map_or(0, |found| found.header.first_seq);
     repair.kept_seq = match cut_here {
