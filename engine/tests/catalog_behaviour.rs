@@ -46,6 +46,42 @@ fn a_block_is_never_evicted_before_its_descendants() {
     }
 }
 
+/// Simulator seed 1058: an extent was emptied for another size, a volatile parent went with it, and below the parent a
+/// child that had been acknowledged durable.
+#[test]
+fn pressure_in_the_host_tier_never_costs_an_nvme_copy() {
+    let mut catalog = Catalog::new(settings(1, 4));
+    put(&mut catalog, 0, None);
+    put(&mut catalog, 1, Some(0));
+    store(&mut catalog, 1);
+    put(&mut catalog, 2, None);
+    put(&mut catalog, 3, None);
+    catalog.take_admitted(10);
+
+    assert_eq!(decline(&mut catalog, 9, None, 8192), Decline::HostFull, "the only extent cannot be emptied");
+    let wanted: Vec<_> = catalog.take_admitted(10).into_iter().map(|(_, block)| block).collect();
+    assert_eq!(wanted, [id(0)], "what is in the way is wanted on NVMe");
+    store(&mut catalog, 0);
+    put_sized(&mut catalog, 9, None, 8192);
+    assert_eq!((tier(&catalog, 0), tier(&catalog, 1)), (Some(Nvme), Some(Nvme)));
+    catalog.check().expect("consistent");
+}
+
+/// Simulator seed 1058, too: the child became durable while its parent was still being put.
+#[test]
+fn a_parent_knows_of_a_child_that_became_durable_before_it() {
+    let mut catalog = Catalog::new(settings(2, 4));
+    let parent = reserve(&mut catalog, 0, None, 4096);
+    put(&mut catalog, 1, Some(0));
+    store(&mut catalog, 1);
+    match catalog.finish_part(at(0), &parent, Some(0), |_, _, _| 0) {
+        PartOutcome::Visible { index, .. } => assert!(catalog.has_durable_child(index)),
+        other => panic!("{other:?}"),
+    }
+    let childless = put(&mut catalog, 2, None);
+    assert!(!catalog.has_durable_child(childless));
+}
+
 #[test]
 fn the_least_recently_used_leaf_goes_first() {
     let mut catalog = Catalog::new(settings(2, 0));

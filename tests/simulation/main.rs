@@ -22,6 +22,26 @@ fn number(name: &str) -> Option<u64> {
     std::env::var(name).ok().and_then(|text| text.parse().ok())
 }
 
+/// Seeds that once found something, and what.
+const FOUND: [(u64, &str); 9] = [
+    (25, "a snapshot was taken between the commit of a block and its visibility"),
+    (351, "a write-back evicted the block that was about to be leased"),
+    (533, "a removal was logged after the block had been put again"),
+    (587, "the wrong waiter was told that its block is durable"),
+    (597, "a durable child was evicted with its volatile parent"),
+    (677, "loads were throttled for ever in a tiny arena"),
+    (1058, "a block became durable before its parent was put, and went when the parent did"),
+    (1077, "a snapshot named blocks before the index had them"),
+    (5808, "emptying a host extent evicted durable blocks below a volatile parent"),
+];
+
+#[test]
+fn seeds_that_found_something_find_nothing_any_more() {
+    for (seed, story) in FOUND {
+        run::run(seed).unwrap_or_else(|problem| panic!("seed {seed} ({story}): {problem}"));
+    }
+}
+
 #[test]
 fn no_seed_breaks_an_invariant() {
     let seeds = match number("KVTIER_SIM_SEED") {

@@ -3,6 +3,9 @@
 //! In this order: a free slot or extent; the coldest copy of the wanted class among the coldest few; an extent of another
 //! class, emptied whole; the coldest copy of the class anywhere near. Emptying an extent is planned before anything is
 //! evicted, so a refused call has changed nothing. Never more bytes than there are: slots come from extents only (INV-5).
+//!
+//! Pressure in the host tier never costs an NVMe copy. A block whose only copy is in the host tier while a descendant is
+//! on NVMe stays; it is wanted on NVMe, too, so that it can go soon.
 
 use super::Catalog;
 use super::copies::evictable;
@@ -64,7 +67,10 @@ impl Catalog {
         let mut cold = Vec::new();
         let mut victim = self.find_victim(level, class, SKIP_MAX, &mut cold);
         if victim.is_none() {
-            match self.plan_drain(level, class, cold) {
+            let mut stuck = Vec::new();
+            let steps = self.plan_drain(level, class, cold, &mut stuck);
+            stuck.into_iter().for_each(|index| self.want(index));
+            match steps {
                 Some(steps) => self.drain(now, &steps, records),
                 None => victim = Some(self.find_victim(level, class, SKIP_FAR_MAX, &mut Vec::new())?),
             }
@@ -99,7 +105,13 @@ impl Catalog {
 
     /// How to empty an extent for another class: the one with the fewest blocks among those with cold copies, else one
     /// of the emptiest. `None`: in each of them something is held, or it is all too much.
-    fn plan_drain(&self, level: Level, class: u32, mut cold: Vec<u32>) -> Option<Vec<Step>> {
+    fn plan_drain(
+        &self,
+        level: Level,
+        class: u32,
+        mut cold: Vec<u32>,
+        stuck: &mut Vec<u32>,
+    ) -> Option<Vec<Step>> {
         let slots = &self.shelf(level).slots;
         let blocks_in = |extent: &u32| (slots.extent(*extent).live_count(), *extent);
         let serves = |extent: &u32| {
@@ -115,11 +127,12 @@ impl Catalog {
             others.truncate(EXTENTS_MAX);
         }
         others.sort_by_key(blocks_in);
-        cold.iter().chain(&others).find_map(|extent| self.plan_extent(level, *extent))
+        cold.iter().chain(&others).find_map(|extent| self.plan_extent(level, *extent, stuck))
     }
 
-    /// The evictions that empty an extent, descendants before ancestors.
-    fn plan_extent(&self, level: Level, extent: u32) -> Option<Vec<Step>> {
+    /// The evictions that empty an extent, descendants before ancestors. `None`: something in it has to stay; what stays
+    /// only because it is not on NVMe yet is added to `stuck`.
+    fn plan_extent(&self, level: Level, extent: u32, stuck: &mut Vec<u32>) -> Option<Vec<Step>> {
         let mut only = [false; 2];
         only[level as usize] = true;
         let mut steps = Vec::new();
@@ -136,6 +149,10 @@ impl Catalog {
                     continue;
                 }
                 let below = self.evict_below(index, tiers)?;
+                if level == Level::Host && tiers[Level::Nvme as usize] && self.owns_any(index, [false, true]) {
+                    stuck.extend(self.volatile_above(index));
+                    return None;
+                }
                 stack.push((index, tiers, true));
                 let children = self.blocks.children(index);
                 stack.extend(children.filter(|child| self.owns_any(*child, below)).map(|child| (child, below, false)));

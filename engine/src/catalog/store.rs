@@ -36,18 +36,21 @@ impl Catalog {
     /// The block's visible ancestors without a durable copy, first of the chain first: a durable block is reachable after
     /// a restart only if they are durable, too. Stops at the first durable one, whose own ancestors are.
     pub fn volatile_ancestors(&self, block: BlockId) -> Vec<BlockId> {
-        let mut ancestors = Vec::new();
-        let mut index = self.blocks.find_visible(block).map_or(NONE, |index| self.blocks.get(index).parent);
-        while index != NONE {
-            let entry = self.blocks.get(index);
-            if entry.state != State::Visible || entry.has(Level::Nvme) {
-                break;
-            }
-            ancestors.push(entry.block());
-            index = entry.parent;
-        }
-        ancestors.reverse();
-        ancestors
+        let above = self.blocks.find_visible(block).map(|index| self.volatile_above(index));
+        above.unwrap_or_default().into_iter().map(|index| self.blocks.get(index).block()).collect()
+    }
+
+    /// The same, by index.
+    pub(super) fn volatile_above(&self, index: u32) -> Vec<u32> {
+        let volatile = |index: &u32| {
+            let entry = self.blocks.get(*index);
+            entry.state == State::Visible && !entry.has(Level::Nvme)
+        };
+        let parent = |index: u32| Some(self.blocks.get(index).parent).filter(|parent| *parent != NONE);
+        let mut above: Vec<u32> =
+            std::iter::successors(parent(index).filter(volatile), |at| parent(*at).filter(volatile)).collect();
+        above.reverse();
+        above
     }
 
     /// Whether a child of the block is durable, or on its way there: it was put while this block was still incomplete, and

@@ -93,7 +93,11 @@ impl Shared {
                 legs.push(Leg { index, block, from, into, expect });
                 Ask::Wait(core.loads.wait(block))
             }
-            LoadPlan::Miss(miss) => Ask::Miss(miss),
+            LoadPlan::Miss(miss) => {
+                // What is in the way may have been wanted on NVMe just now.
+                self.write_back_admitted(core);
+                Ask::Miss(miss)
+            }
         }
     }
 

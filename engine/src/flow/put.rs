@@ -107,7 +107,11 @@ impl Engine {
                 &put.key,
                 "another put of this block, still incomplete, declared something else: finish it or wait for its deadline",
             )),
-            Reserve::Declined(decline) => Ok(Reserved::Declined(self.shared.declined(core, block, decline))),
+            Reserve::Declined(decline) => {
+                // What is in the way may have been wanted on NVMe just now.
+                self.shared.write_back_admitted(core);
+                Ok(Reserved::Declined(self.shared.declined(core, block, decline)))
+            }
         }
     }
 }
@@ -156,7 +160,11 @@ impl PartWriter {
         match core.catalog.finish_part(shared.now(), &claim, Some(self.crc), combine) {
             PartOutcome::Incomplete => Ok(Put::PartAccepted),
             PartOutcome::GivenUp => Ok(Put::Declined(Decline::Busy)),
-            PartOutcome::Visible { record, crc, admit, .. } => Ok(self.visible(&mut core, &claim, record, crc, admit)),
+            PartOutcome::Visible { index, record, crc, admit } => {
+                // A child that was acknowledged durable before this block was complete is reachable only through it.
+                let admit = admit || core.catalog.has_durable_child(index);
+                Ok(self.visible(&mut core, &claim, record, crc, admit))
+            }
         }
     }
 
