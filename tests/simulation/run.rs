@@ -270,7 +270,7 @@ impl Simulation {
     fn rest(&mut self) -> Result<(), String> {
         let engine = self.engine.clone().expect("booted");
         let mirror = Mirror::subscribe(&engine, &mut self.executor);
-        for _ in 0..20_000 {
+        for _ in 0..2_000 {
             self.step()?;
         }
         for _ in 0..STEPS_MAX {
