@@ -46,7 +46,7 @@ pub enum Reserve {
     Write(PartClaim),
     /// The block is already visible.
     Duplicate,
-    /// This part is already committed or being written by somebody else.
+    /// This part is already committed.
     PartTaken,
     /// Another put of this block declared other part sizes or another parent.
     Disagrees(&'static str),
@@ -116,6 +116,8 @@ pub enum Decline {
     Busy,
     /// The index is still filling after a restart.
     Recovering,
+    /// Another put is writing this part right now.
+    UnderWay,
 }
 
 impl Decline {
@@ -132,6 +134,7 @@ impl Decline {
             Self::TooLarge => "too_large",
             Self::Busy => "busy",
             Self::Recovering => "recovering",
+            Self::UnderWay => "under_way",
         }
     }
 }

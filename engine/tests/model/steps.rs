@@ -99,13 +99,18 @@ impl World {
             }
             Reserve::PartTaken => {
                 let pending = model.pending.expect("a part is taken from a pending put");
-                let writing = |writer: &Writer| (writer.claim.pending, writer.claim.part) == (pending, part);
-                assert!(self.parts.contains_key(&(pending, part)) || self.writers.iter().any(writing));
+                assert!(self.parts.contains_key(&(pending, part)));
                 self.coverage.note("part taken");
             }
             Reserve::Disagrees(field) => {
                 assert!(odd && model.pending.is_some(), "{field}");
                 self.coverage.note("disagrees");
+            }
+            Reserve::Declined(Decline::UnderWay) => {
+                let pending = model.pending.expect("a part is written by a put under way");
+                let writing = |writer: &Writer| (writer.claim.pending, writer.claim.part) == (pending, part);
+                assert!(self.writers.iter().any(writing));
+                self.coverage.note("under way");
             }
             Reserve::Declined(why) => self.declined(number, why, orphan),
         }

@@ -209,6 +209,7 @@ fn decline_words(decline: Decline) -> (v1::DeclineReason, &'static str) {
         Decline::Recovering => {
             (Reason::Recovering, "the index is still filling after a restart: try again, or put it as volatile")
         }
+        Decline::UnderWay => (Reason::UnderWay, "somebody else is putting this block right now: look it up later"),
     }
 }
 
