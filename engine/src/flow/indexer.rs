@@ -9,13 +9,13 @@ use std::time::Duration;
 
 use futures::channel::oneshot;
 
-use super::Shared;
+use super::{Shared, gap};
 use crate::place::TierKind;
 use crate::port::{IndexChange, Position, Record};
 
 /// Records applied at once.
 const BATCH_COUNT: usize = 4096;
-const RETRY: Duration = Duration::from_millis(500);
+pub(crate) const RETRY: Duration = Duration::from_millis(500);
 
 /// What a record means for the index.
 pub(crate) fn change_of(record: &Record) -> Option<IndexChange> {
@@ -50,6 +50,9 @@ pub(crate) async fn follow(shared: Arc<Shared>) {
         };
         let Some((last, _)) = records.last() else { continue };
         apply(&shared, changes_of(&records), last.seq).await;
+        if let Some(reset) = gap::gap_in(&shared, &records) {
+            gap::mend(&shared, reset).await;
+        }
         if shared.now().since(flushed_at) >= shared.settings.index_flush_interval {
             flush(&shared).await;
             flushed_at = shared.now();

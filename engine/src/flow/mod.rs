@@ -9,6 +9,7 @@ mod drain;
 pub mod error;
 pub mod events;
 mod find;
+mod gap;
 pub mod get;
 mod housekeeping;
 mod indexer;
@@ -53,6 +54,8 @@ pub(crate) struct Shared {
     filled: Mutex<Vec<oneshot::Sender<()>>>,
     applied: Mutex<Vec<(u64, oneshot::Sender<()>)>>,
     stopped: AtomicBool,
+    /// The epoch of the log the engine started in.
+    epoch_first: u64,
 }
 
 /// What the mutex holds.
@@ -86,7 +89,7 @@ impl Engine {
             catalog,
             spaces: spaces::SpaceTable::new(settings.root_secret, epoch),
             loads: load::LoadFlights::default(),
-            stores: store::StoreQueue::default(),
+            stores: store::StoreQueue::new(epoch),
             filling: false,
             draining: false,
         };
@@ -99,6 +102,7 @@ impl Engine {
             recovery: Mutex::default(),
             filled: Mutex::default(),
             applied: Mutex::default(),
+            epoch_first: epoch,
             stopped: AtomicBool::new(false),
         });
         let engine = Self { shared };
@@ -131,12 +135,17 @@ impl Shared {
 
     /// Appends records in the order of the decisions they tell: whoever calls holds the core. What the journal refuses is a gap: it begins a new
     /// epoch when it takes records again (INV-6).
-    pub(crate) fn journal(&self, _core: &mut Core, records: Vec<Record>) {
+    pub(crate) fn journal(&self, core: &mut Core, records: Vec<Record>) {
         if records.is_empty() {
             return;
         }
         let count = records.len() as u64;
-        if self.ports.journal.append(records).is_err() {
+        let frees = records.iter().any(gap::frees);
+        let appended = self.ports.journal.append(records);
+        if frees {
+            core.stores.removals.note(&appended);
+        }
+        if appended.is_err() {
             self.meter.unjournaled_records.add(count);
         }
     }
