@@ -1,29 +1,31 @@
 //! After a gap in the log: what the index still believes although it is over.
 //!
 //! ```text
-//!   Logged ── a removal is refused, or falls into a new epoch ──► Lost ── Reset is read from the log ──► Mending ──► Logged
-//!                                                                  ▲                                       │
-//!                                                                  └────────── a removal is refused again ─┘
+//!   Logged ── a change is refused, or falls into a new epoch ──► Lost ── Reset is read from the log ──► Mending ──► Logged
+//!                                                                 ▲                                       │
+//!                                                                 └─────────── a change is refused again ─┘
 //! ```
 //!
-//! While the metadata disk is full the log takes nothing, and what it had not yet written is lost. Removals among that
-//! leave entries in the index whose slots are free. Nothing is stored until the index has been compared with RAM and the
-//! removals have been logged again; a crash before that finds the old bytes untouched, so the old entries are true. A
-//! quarantine that got lost is not logged again: what is wrong with the slot will be found again.
+//! While the metadata disk is full the log takes nothing, and what it had not yet written is lost. A lost removal leaves an
+//! entry in the index whose slot is free; a lost opening leaves blocks without a space. Nothing is stored until the index
+//! has been compared with RAM and the difference has been logged; a crash before that finds the old bytes untouched, so
+//! the old entries are true. A quarantine that got lost is not logged again: what is wrong with the slot will be found
+//! again.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use super::indexer::RETRY;
 use super::Shared;
+use super::indexer::RETRY;
 use crate::place::TierKind;
-use crate::port::{AppendRefused, Position, Record, RemovalCause};
+use crate::port::{AppendRefused, Position, Record, RemovalCause, SpaceRecord};
 
 /// Index entries compared under one hold of the core.
 const COMPARE_COUNT: usize = 4096;
 
-/// What the log knows of NVMe slots that were freed or given up.
+/// Whether the log knows what a new store stands on: that its slot is free, and that its space exists.
 #[derive(Debug)]
-pub(crate) struct Removals {
+pub(crate) struct Ground {
     state: State,
     /// The epoch whose log has no gap.
     epoch: u64,
@@ -37,22 +39,22 @@ enum State {
     Mending,
 }
 
-impl Removals {
+impl Ground {
     pub(crate) fn new(epoch: u64) -> Self {
         Self { state: State::Logged, epoch, newest_seq: 0 }
     }
 
-    /// Whether every slot that is free in RAM is free in the log, too, up to [`Removals::newest_seq`].
-    pub(crate) fn are_logged(&self) -> bool {
+    /// Whether the log holds every change up to [`Ground::newest_seq`], or will.
+    pub(crate) fn is_logged(&self) -> bool {
         self.state == State::Logged
     }
 
-    /// Position of the newest removal.
+    /// Position of the newest change: stores wait until it is durable.
     pub(crate) fn newest_seq(&self) -> u64 {
         self.newest_seq
     }
 
-    /// Removals were given to the log.
+    /// Changes were given to the log.
     pub(crate) fn note(&mut self, appended: &Result<Position, AppendRefused>) {
         match appended {
             Ok(last) => {
@@ -67,9 +69,12 @@ impl Removals {
     }
 }
 
-/// Whether a record takes a block out of the index.
-pub(crate) fn frees(record: &Record) -> bool {
-    matches!(record, Record::Removed { tier: TierKind::Nvme, .. })
+/// Whether stores stand on a record: it frees a slot, or opens a space or ends it.
+pub(crate) fn is_needed(record: &Record) -> bool {
+    matches!(
+        record,
+        Record::Removed { tier: TierKind::Nvme, .. } | Record::SpaceOpened(_) | Record::SpaceDropped { .. }
+    )
 }
 
 /// Compares the index with RAM and logs again what got lost. Called by the task that carries the log into the index, which
@@ -77,7 +82,8 @@ pub(crate) fn frees(record: &Record) -> bool {
 pub(crate) async fn mend(shared: &Arc<Shared>, reset: Position) {
     // While RAM fills, it believes the index; afterwards it is the one that knows.
     shared.filled().await;
-    shared.lock().stores.removals.state = State::Mending;
+    shared.lock().stores.ground.state = State::Mending;
+    mend_spaces(shared).await;
     let mut after = None;
     while !shared.stopped() {
         let entries = match shared.ports.index.scan(after, COMPARE_COUNT).await {
@@ -103,13 +109,42 @@ pub(crate) async fn mend(shared: &Arc<Shared>, reset: Position) {
         shared.journal(&mut core, records);
     }
     let mut core = shared.lock();
-    let removals = &mut core.stores.removals;
-    if removals.state == State::Mending {
-        removals.state = State::Logged;
-        removals.epoch = reset.epoch;
+    let ground = &mut core.stores.ground;
+    if ground.state == State::Mending {
+        ground.state = State::Logged;
+        ground.epoch = reset.epoch;
         // The Reset itself is durable, and everything lost came before it.
-        removals.newest_seq = removals.newest_seq.max(reset.seq);
+        ground.newest_seq = ground.newest_seq.max(reset.seq);
     }
+}
+
+async fn mend_spaces(shared: &Arc<Shared>) {
+    let indexed = loop {
+        match shared.ports.index.spaces().await {
+            Ok(spaces) => break spaces,
+            Err(_) if shared.stopped() => return,
+            Err(error) => {
+                shared.alarm("index", format!("the index cannot be compared with memory: {error}"));
+                shared.ports.clock.sleep(RETRY).await;
+            }
+        }
+    };
+    let mut core = shared.lock();
+    let open: Vec<SpaceRecord> = core.spaces.iter().map(|space| space.record.clone()).collect();
+    let (indexed_numbers, open_numbers) = (numbers(&indexed), numbers(&open));
+    for record in open.into_iter().filter(|record| !indexed_numbers.contains(&record.number)) {
+        let digest = record.digest;
+        if let Ok(position) = shared.append(&mut core, vec![Record::SpaceOpened(record)]) {
+            core.spaces.note_logged(&digest, position.seq);
+        }
+    }
+    let dropped = indexed.iter().filter(|record| !open_numbers.contains(&record.number));
+    let records = dropped.map(|record| Record::SpaceDropped { space: record.number, digest: record.digest }).collect();
+    shared.journal(&mut core, records);
+}
+
+fn numbers(spaces: &[SpaceRecord]) -> BTreeSet<u32> {
+    spaces.iter().map(|space| space.number).collect()
 }
 
 /// The newest `Reset` of an epoch that began after the engine did: before it there is a gap.

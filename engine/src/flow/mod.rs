@@ -30,9 +30,10 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use futures::channel::oneshot;
+use futures::future::select;
 
 use crate::catalog::{Catalog, CatalogSettings};
-use crate::port::{Moment, Record};
+use crate::port::{AppendRefused, Moment, Position, Record};
 
 pub use error::EngineError;
 pub use settings::{EngineSettings, Ports};
@@ -140,14 +141,19 @@ impl Shared {
             return;
         }
         let count = records.len() as u64;
-        let frees = records.iter().any(gap::frees);
-        let appended = self.ports.journal.append(records);
-        if frees {
-            core.stores.removals.note(&appended);
-        }
-        if appended.is_err() {
+        if self.append(core, records).is_err() {
             self.meter.unjournaled_records.add(count);
         }
+    }
+
+    /// The same, when the caller has to know.
+    pub(crate) fn append(&self, core: &mut Core, records: Vec<Record>) -> Result<Position, AppendRefused> {
+        let needed = records.iter().any(gap::is_needed);
+        let appended = self.ports.journal.append(records);
+        if needed {
+            core.stores.ground.note(&appended);
+        }
+        appended
     }
 
     pub(crate) fn alarm(&self, name: &'static str, sentence: String) {
@@ -197,6 +203,16 @@ impl Shared {
         };
         // Dropped without a word only when the engine stops.
         waiter.await.ok();
+    }
+
+    /// The same, at most until `deadline`. False: the deadline has passed.
+    async fn filled_before(&self, deadline: Moment) -> bool {
+        let left = deadline.since(self.now());
+        if left.is_zero() {
+            return false;
+        }
+        select(std::pin::pin!(self.filled()), self.ports.clock.sleep(left)).await;
+        true
     }
 
     fn stopped(&self) -> bool {

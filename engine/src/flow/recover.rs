@@ -41,7 +41,7 @@ impl Engine {
         for record in spaces {
             let bytes = u32::try_from(record.description.block_bytes_max()).expect("a block has at most 64 MiB");
             core.catalog.register_size(bytes);
-            core.spaces.insert(record);
+            core.spaces.insert(record, 0);
         }
         core.catalog.begin_fill(&quarantined);
         core.filling = true;

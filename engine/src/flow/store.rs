@@ -8,7 +8,7 @@
 //! ```
 //!
 //! A slot that held another block is written only after the removal of that block is durable: otherwise a crash leaves an
-//! index that takes the new bytes for damaged old ones. Removals that the log has lost are in `flow/gap.rs`.
+//! index that takes the new bytes for damaged old ones. What happens when the log loses the removal: `flow/gap.rs`.
 //!
 //! A worker takes what is queued, at most one batch, and carries it to the end; a few workers run at once so that the
 //! device writes one batch while another syncs. Batches grow with the load: that is the group commit of the data.
@@ -20,7 +20,7 @@ use futures::channel::oneshot;
 use futures::future::select;
 use kvtier_identity::BlockId;
 
-use super::gap::Removals;
+use super::gap::Ground;
 use super::{Core, Shared};
 use crate::catalog::plan::{BlockIndex, Decline, StorePlan};
 use crate::header::SlotHeader;
@@ -42,8 +42,8 @@ pub(crate) struct StoreQueue {
     room: Vec<oneshot::Sender<()>>,
     /// First sequence number of every batch of commit records whose blocks do not count as durable yet.
     commits: BTreeSet<u64>,
-    /// What the log knows of freed slots.
-    pub(crate) removals: Removals,
+    /// What every store stands on.
+    pub(crate) ground: Ground,
     /// Every device is poisoned or gone: nothing more is stored.
     pub(crate) down: bool,
 }
@@ -84,7 +84,7 @@ impl StoreQueue {
             idle: Vec::new(),
             room: Vec::new(),
             commits: BTreeSet::new(),
-            removals: Removals::new(epoch),
+            ground: Ground::new(epoch),
             down: false,
         }
     }
@@ -178,7 +178,7 @@ impl Shared {
         if core.stores.queue.len() >= self.settings.store_queue_count_max {
             return Err(Decline::Busy);
         }
-        if !core.stores.removals.are_logged() {
+        if !core.stores.ground.is_logged() {
             return Err(Decline::JournalUnavailable);
         }
         let Some(resident) = core.catalog.peek(block) else { return Err(Decline::HostFull) };
@@ -189,7 +189,7 @@ impl Shared {
             StorePlan::Declined(decline) => return Err(decline),
             StorePlan::Store { index, from, to, block, entry, records } => {
                 self.journal(core, records);
-                let after = core.stores.removals.newest_seq();
+                let after = core.stores.ground.newest_seq();
                 core.stores.queue.push_back(Ticket { index, block, from, to, entry, after });
                 self.start_store_worker(core);
             }
@@ -227,7 +227,7 @@ impl Shared {
     async fn store_batch(self: &Arc<Self>, batch: Vec<Ticket>) {
         let started = self.now();
         let tier = self.ports.nvme.as_ref().expect("nothing is queued without an NVMe tier");
-        if !self.slots_are_free(&batch).await {
+        if !self.stands_firm(&batch).await {
             let untouched = vec![StoreOutcome::Failed(TierError::Busy); batch.len()];
             self.finish_batch(batch, &untouched, &Ok(()), Commit::Premature);
             return;
@@ -254,11 +254,11 @@ impl Shared {
         self.finish_batch(batch, &outcomes, &synced, committed);
     }
 
-    /// Waits until the log has forgotten what the slots held before. False: it never will.
-    async fn slots_are_free(&self, batch: &[Ticket]) -> bool {
+    /// Waits until the log has forgotten what the slots held before, and knows their spaces. False: it never will.
+    async fn stands_firm(&self, batch: &[Ticket]) -> bool {
         let after = batch.iter().map(|ticket| ticket.after).max().unwrap_or(0);
         let durable = after == 0 || self.ports.journal.durable(after).await.is_ok();
-        durable && self.lock().stores.removals.are_logged()
+        durable && self.lock().stores.ground.is_logged()
     }
 
     /// Journals the commit records and waits until they are durable.
@@ -348,9 +348,13 @@ impl Shared {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Commit {
     Nothing,
-    Durable { first: u64 },
+    Durable {
+        first: u64,
+    },
     Refused,
-    Unknown { first: u64 },
+    Unknown {
+        first: u64,
+    },
     /// Nothing was written: the log still knows another block in one of the slots.
     Premature,
 }
