@@ -128,11 +128,10 @@ impl Engine {
                 .shared
                 .ports
                 .journal
-                .append(vec![Record::SpaceOpened(record.clone())])
+                .append(vec![Record::SpaceOpened(Box::new(record.clone()))])
                 .map_err(|refused| EngineError::unavailable("the journal", refused))?;
-            for part in [record.description.block_bytes_max()] {
-                core.catalog.register_size(u32::try_from(part).expect("a block has at most 64 MiB"));
-            }
+            let block_bytes = u32::try_from(record.description.block_bytes_max()).expect("a block has at most 64 MiB");
+            core.catalog.register_size(block_bytes);
             core.spaces.insert(record);
             position.seq
         };
