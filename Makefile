@@ -24,8 +24,7 @@ test: setup ## Build and run every test
 	@make/test.sh
 
 lint: setup ## Check formatting and lints
-	cargo fmt --all --check
-	@make/beat.sh "clippy" cargo clippy --release --workspace --locked --all-targets -- -D warnings
+	@make/lint.sh
 
 bench: setup ## Run the canonical benchmarks (takes a while; wants a quiet machine)
 	@make/beat.sh "build" cargo build --release --workspace --locked --bins

@@ -269,6 +269,8 @@ pub struct TierCount {
     pub payload_bytes: u64,
     /// Bytes of the slots in use, quarantined ones included.
     pub slot_bytes: u64,
+    /// Bytes of slots that are never used again, because their bytes did not verify.
+    pub quarantined_bytes: u64,
     /// Bytes of all extents.
     pub capacity_bytes: u64,
     /// Copies evicted since start.
@@ -292,6 +294,8 @@ pub struct CatalogCount {
     pub held_blocks: u64,
     /// Named pins.
     pub pins: u64,
+    /// Payload bytes under pins; a block under two pins counts twice.
+    pub pinned_bytes: u64,
     /// Puts that wait for parts.
     pub pending: u64,
     /// Bytes of RAM the metadata takes.

@@ -215,7 +215,7 @@ impl Catalog {
         if pending.writer_count() == 0 {
             self.pending.remove(&number);
         }
-        self.to_doomed(index, RemovalCause::Deleted);
+        self.mark_doomed(index, RemovalCause::Deleted);
     }
 }
 

@@ -16,6 +16,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::Shared;
+use super::alarm::Alarm;
 use super::indexer::RETRY;
 use crate::place::TierKind;
 use crate::port::{AppendRefused, Position, Record, RemovalCause, SpaceRecord};
@@ -89,7 +90,7 @@ pub(crate) async fn mend(shared: &Arc<Shared>, reset: Position) {
         let entries = match shared.ports.index.scan(after, COMPARE_COUNT).await {
             Ok(entries) => entries,
             Err(error) => {
-                shared.alarm("index", format!("the index cannot be compared with memory: {error}"));
+                shared.alarms.raise(Alarm::Index, format!("the index cannot be compared with memory: {error}"));
                 shared.ports.clock.sleep(RETRY).await;
                 continue;
             }
@@ -124,7 +125,7 @@ async fn mend_spaces(shared: &Arc<Shared>) {
             Ok(spaces) => break spaces,
             Err(_) if shared.stopped() => return,
             Err(error) => {
-                shared.alarm("index", format!("the index cannot be compared with memory: {error}"));
+                shared.alarms.raise(Alarm::Index, format!("the index cannot be compared with memory: {error}"));
                 shared.ports.clock.sleep(RETRY).await;
             }
         }
@@ -134,7 +135,7 @@ async fn mend_spaces(shared: &Arc<Shared>) {
     let (indexed_numbers, open_numbers) = (numbers(&indexed), numbers(&open));
     for record in open.into_iter().filter(|record| !indexed_numbers.contains(&record.number)) {
         let digest = record.digest;
-        if let Ok(position) = shared.append(&mut core, vec![Record::SpaceOpened(record)]) {
+        if let Ok(position) = shared.append(&mut core, vec![Record::SpaceOpened(Box::new(record))]) {
             core.spaces.note_logged(&digest, position.seq);
         }
     }

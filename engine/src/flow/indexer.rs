@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use futures::channel::oneshot;
 
+use super::alarm::Alarm;
 use super::{Shared, gap};
 use crate::place::TierKind;
 use crate::port::{IndexChange, Position, Record};
@@ -43,7 +44,7 @@ pub(crate) async fn follow(shared: Arc<Shared>) {
         let records = match shared.ports.journal.read(applied, BATCH_COUNT).await {
             Ok(records) => records,
             Err(refused) => {
-                shared.alarm("index", format!("the index cannot follow the log: {refused}"));
+                shared.alarms.raise(Alarm::Index, format!("the index cannot follow the log: {refused}"));
                 shared.ports.clock.sleep(RETRY).await;
                 continue;
             }
@@ -62,13 +63,13 @@ pub(crate) async fn follow(shared: Arc<Shared>) {
 
 async fn apply(shared: &Arc<Shared>, changes: Vec<IndexChange>, covers: u64) {
     while let Err(error) = shared.ports.index.apply(changes.clone(), covers).await {
-        shared.alarm("index", format!("the index takes no changes: {error}"));
+        shared.alarms.raise(Alarm::Index, format!("the index takes no changes: {error}"));
         if shared.stopped() {
             return;
         }
         shared.ports.clock.sleep(RETRY).await;
     }
-    shared.clear_alarm("index");
+    shared.alarms.clear(Alarm::Index);
     shared.tell_applied(covers);
 }
 
@@ -105,8 +106,8 @@ pub(crate) async fn flush(shared: &Arc<Shared>) {
     match shared.ports.index.flush().await {
         Ok(covered) => {
             shared.ports.journal.covered(covered);
-            shared.clear_alarm("index_flush");
+            shared.alarms.clear(Alarm::IndexFlush);
         }
-        Err(error) => shared.alarm("index_flush", format!("the index cannot be flushed: {error}")),
+        Err(error) => shared.alarms.raise(Alarm::IndexFlush, format!("the index cannot be flushed: {error}")),
     }
 }

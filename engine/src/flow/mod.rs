@@ -4,6 +4,7 @@
 //! held, so that the order of the log is the order of decisions. Reading order: [`ask`], [`put`], [`store`], [`find`],
 //! [`get`], [`load`], [`recover`], [`events`].
 
+pub mod alarm;
 pub mod ask;
 mod drain;
 pub mod error;
@@ -24,7 +25,6 @@ mod spaces;
 pub mod status;
 mod store;
 
-use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
@@ -50,7 +50,7 @@ pub(crate) struct Shared {
     settings: EngineSettings,
     meter: meter::Meter,
     core: Mutex<Core>,
-    alarms: Mutex<BTreeMap<&'static str, String>>,
+    alarms: alarm::Alarms,
     recovery: Mutex<Option<Duration>>,
     filled: Mutex<Vec<oneshot::Sender<()>>>,
     applied: Mutex<Vec<(u64, oneshot::Sender<()>)>>,
@@ -99,7 +99,7 @@ impl Engine {
             settings,
             meter: meter::Meter::default(),
             core: Mutex::new(core),
-            alarms: Mutex::default(),
+            alarms: alarm::Alarms::default(),
             recovery: Mutex::default(),
             filled: Mutex::default(),
             applied: Mutex::default(),
@@ -156,27 +156,9 @@ impl Shared {
         appended
     }
 
-    pub(crate) fn alarm(&self, name: &'static str, sentence: String) {
-        self.alarms.lock().expect("nobody panics while noting an alarm").insert(name, sentence);
-    }
-
-    pub(crate) fn clear_alarm(&self, name: &'static str) {
-        self.alarms.lock().expect("nobody panics while noting an alarm").remove(name);
-    }
-
-    fn alarms(&self) -> Vec<String> {
-        let mut alarms: Vec<String> =
-            self.alarms.lock().expect("nobody panics while noting an alarm").values().cloned().collect();
+    fn alarms(&self) -> Vec<alarm::RaisedAlarm> {
         let devices = self.ports.nvme.as_ref().map(|tier| tier.health()).unwrap_or_default();
-        for (number, device) in devices.iter().enumerate() {
-            if device.state == crate::port::DeviceState::Poisoned {
-                alarms.push(format!(
-                    "nvme device {number} takes no stores: {}; replace or check it, then restart",
-                    device.detail
-                ));
-            }
-        }
-        alarms
+        self.alarms.all(&devices)
     }
 
     fn recovered(&self, started: Moment) {

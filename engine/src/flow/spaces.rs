@@ -151,10 +151,10 @@ impl Engine {
             )));
         }
         let record = SpaceRecord { number: core.spaces.next_number()?, name: name.into(), digest, description };
-        let appended = self.shared.append(core, vec![Record::SpaceOpened(record.clone())]);
+        let appended = self.shared.append(core, vec![Record::SpaceOpened(Box::new(record.clone()))]);
         let position = appended.map_err(|refused| EngineError::unavailable("the journal", refused))?;
-        let bytes = u32::try_from(record.description.block_bytes_max()).expect("a block has at most 64 MiB");
-        core.catalog.register_size(bytes);
+        let block_bytes = u32::try_from(record.description.block_bytes_max()).expect("a block has at most 64 MiB");
+        core.catalog.register_size(block_bytes);
         core.spaces.insert(record, position.seq);
         Ok(position.seq)
     }

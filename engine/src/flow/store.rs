@@ -239,10 +239,12 @@ impl Shared {
         let outcomes = tier.store(stores).await;
         assert_eq!(outcomes.len(), batch.len(), "a tier answers every operation of a batch");
         let devices: BTreeSet<u16> = batch.iter().map(|ticket| ticket.to.device).collect();
-        let synced = match outcomes.contains(&StoreOutcome::Written) {
-            true => tier.sync(devices.into_iter().collect()).await,
-            false => Ok(()),
-        };
+        let mut synced = Ok(());
+        if outcomes.contains(&StoreOutcome::Written) {
+            let started = self.now();
+            synced = tier.sync(devices.into_iter().collect()).await;
+            self.meter.sync_latency.record(self.now().since(started));
+        }
         if synced.is_err() {
             self.meter.nvme.sync_failures.add(1);
         }
@@ -279,7 +281,10 @@ impl Shared {
             (first, last.seq)
         };
         let (first, last) = appended;
-        match self.ports.journal.durable(last).await {
+        let started = self.now();
+        let durable = self.ports.journal.durable(last).await;
+        self.meter.commit_latency.record(self.now().since(started));
+        match durable {
             Ok(()) => Commit::Durable { first },
             Err(_) => Commit::Unknown { first },
         }

@@ -122,6 +122,12 @@ fn an_unknown_key_names_the_nearest_and_its_line() {
 }
 
 #[test]
+fn a_key_like_no_other_names_none() {
+    let told = one_problem(&flags(&[("foo.x", "3")]), &machine());
+    assert!(told.contains("unknown section and setting \"foo.x\"; `kvtierd settings` lists all"), "{told}");
+}
+
+#[test]
 fn a_key_in_the_wrong_section_names_the_right_section() {
     let told = one_problem(&flags(&[("host.queue_depth", "3")]), &machine());
     assert!(told.contains("nearest is \"nvme.queue_depth\""), "{told}");

@@ -37,7 +37,7 @@ pub(crate) fn status(node: &Node) -> v1::StatusResponse {
         connections: (node.facts.connections)(),
         spaces: status.spaces,
         data_directory: node.facts.data_directory.clone(),
-        alarms: status.alarms,
+        alarms: status.alarms.iter().map(ToString::to_string).collect(),
     }
 }
 

@@ -48,7 +48,7 @@ pub struct ArenaReport {
 
 impl fmt::Display for ArenaReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} bytes in extents of {}, ", self.bytes, self.extent_bytes)?;
+        write!(f, "{} in extents of {}, ", shown(self.bytes), shown(self.extent_bytes))?;
         match &self.huge_pages {
             HugePages::Reserved => f.write_str("reserved 2 MiB pages")?,
             HugePages::Transparent { why_not_reserved } => {
@@ -57,9 +57,17 @@ impl fmt::Display for ArenaReport {
             HugePages::Small { why } => write!(f, "4 KiB pages ({why})")?,
         }
         match &self.locking {
-            Locking::Locked => f.write_str(", locked as touched"),
+            Locking::Locked => f.write_str(", locked in memory"),
             Locking::NotNeeded => f.write_str(", never swapped"),
             Locking::Swappable { why } => write!(f, ", may be swapped ({why})"),
         }
+    }
+}
+
+/// An extent is a multiple of 4 KiB.
+fn shown(bytes: u64) -> String {
+    match bytes.is_multiple_of(1 << 20) {
+        true => format!("{} MiB", bytes >> 20),
+        false => format!("{} KiB", bytes >> 10),
     }
 }
