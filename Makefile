@@ -31,7 +31,7 @@ bench: setup ## Run the canonical benchmarks (takes a while; wants a quiet machi
 	target/release/kvtier-bench
 
 docs: ## Write the generated documents anew
-	@make/beat.sh "build" cargo build --release --locked -p kvtierd
+	@make/beat.sh "build" cargo build --release --workspace --locked --bins
 	target/release/kvtierd settings --format markdown > docs/operating/settings.md
 
 clean: ## Remove what demo left behind (not the build)
