@@ -103,8 +103,12 @@ impl Standing {
 
     /// Median of the first contestant over the median of the named one.
     pub fn ratio(&self, rival: &str) -> Option<f64> {
-        let rival = self.rows.iter().find(|row| row.name == rival)?;
-        Some(self.rows.first()?.median / rival.median)
+        Some(self.rows.first()?.median / self.median(rival)?)
+    }
+
+    /// Median of the named one.
+    pub fn median(&self, name: &str) -> Option<f64> {
+        Some(self.rows.iter().find(|row| row.name == name)?.median)
     }
 
     /// Markdown rows: title, contestant, median, spread, ratio of the first contestant to this one.

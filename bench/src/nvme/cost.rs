@@ -10,8 +10,8 @@ use crate::contest::Row;
 pub(crate) struct Cost {
     /// Throughput.
     pub(crate) gb_per_s: f64,
-    /// CPU seconds per gigabyte, user and system.
-    pub(crate) cpu_s_per_gb: f64,
+    /// CPU milliseconds per gigabyte, user and system.
+    pub(crate) cpu_ms_per_gb: f64,
 }
 
 /// Counts what this process takes from [`Meter::start`] on.
@@ -33,7 +33,7 @@ impl Meter {
         let before = |thread: &String| self.threads.get(thread).copied().unwrap_or(0);
         let ns: u64 = run_ns_by_thread().iter().map(|(thread, ns)| ns.saturating_sub(before(thread))).sum();
         let gigabytes = bytes as f64 / 1e9;
-        Cost { gb_per_s: gigabytes / seconds, cpu_s_per_gb: ns as f64 / 1e9 / gigabytes }
+        Cost { gb_per_s: gigabytes / seconds, cpu_ms_per_gb: ns as f64 / 1e6 / gigabytes }
     }
 }
 
@@ -55,7 +55,7 @@ pub(crate) struct Ledger(HashMap<&'static str, Vec<f64>>);
 impl Ledger {
     /// Keeps the CPU figure and gives the throughput on.
     pub(crate) fn note(&mut self, who: &'static str, cost: Cost) -> f64 {
-        self.0.entry(who).or_default().push(cost.cpu_s_per_gb);
+        self.0.entry(who).or_default().push(cost.cpu_ms_per_gb);
         cost.gb_per_s
     }
 
@@ -74,8 +74,8 @@ mod tests {
     #[test]
     fn the_warm_up_is_not_in_the_median() {
         let mut ledger = Ledger::default();
-        for cpu_s_per_gb in [100.0, 1.0, 3.0, 2.0] {
-            ledger.note("a", Cost { gb_per_s: 1.0, cpu_s_per_gb });
+        for cpu_ms_per_gb in [100.0, 1.0, 3.0, 2.0] {
+            ledger.note("a", Cost { gb_per_s: 1.0, cpu_ms_per_gb });
         }
         let rows = ledger.rows(&["b", "a"]);
         assert_eq!(rows.len(), 1);
@@ -97,6 +97,6 @@ mod tests {
             work(0.05);
         });
         let cost = meter.stop(1_000_000_000);
-        assert!(cost.cpu_s_per_gb > 0.0 && cost.cpu_s_per_gb <= 0.1, "{cost:?}");
+        assert!(cost.cpu_ms_per_gb > 1.0 && cost.cpu_ms_per_gb <= 100.0, "{cost:?}");
     }
 }

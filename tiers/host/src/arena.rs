@@ -268,7 +268,7 @@ fn map_reserved(bytes: u64) -> Result<Mapping, String> {
     }
     let file = sealed_file(bytes, MemfdFlags::HUGETLB | MemfdFlags::HUGE_2MB).map_err(|error| error.to_string())?;
     // Mapping reserves all pages, so a later touch cannot fail for lack of them.
-    Mapping::of_file(file, bytes as usize).map_err(|error| format!("too few free ones ({error})"))
+    Mapping::of_huge_file(file, bytes as usize).map_err(|error| format!("too few free ones ({error})"))
 }
 
 fn map_small(bytes: u64) -> Result<Mapping, ArenaError> {

@@ -36,7 +36,7 @@ unsafe impl Send for Mapping {}
 unsafe impl Sync for Mapping {}
 
 impl Mapping {
-    /// Maps all `bytes` of `file`.
+    /// Maps all `bytes` of `file`, a file of small pages.
     pub(crate) fn of_file(file: OwnedFd, bytes: usize) -> io::Result<Self> {
         let huge = HUGE_PAGE_BYTES as usize;
         let alignment = if bytes >= huge { huge } else { 1 };
@@ -45,15 +45,23 @@ impl Mapping {
         let reserved = unsafe {
             rustix::mm::mmap_anonymous(ptr::null_mut(), reserved_bytes, ProtFlags::empty(), MapFlags::PRIVATE)
         }?;
-        let reserved = NonNull::new(reserved).ok_or_else(|| io::Error::other("mapped at address zero"))?;
-        let skip = reserved.as_ptr().expose_provenance().next_multiple_of(alignment) - reserved.as_ptr().addr();
+        let skip = reserved.expose_provenance().next_multiple_of(alignment) - reserved.addr();
         // SAFETY: `skip` is less than the alignment by which the reservation is larger than the mapping.
-        let start = unsafe { reserved.cast::<u8>().add(skip) };
-        let mapping = Self { start, bytes, file, reserved, reserved_bytes };
-        let (access, flags) = (ProtFlags::READ | ProtFlags::WRITE, MapFlags::SHARED | MapFlags::FIXED);
+        let place = unsafe { reserved.byte_add(skip) };
+        let flags = MapFlags::SHARED | MapFlags::FIXED;
+        // If this fails the reservation is left alone: the kernel may have made a hole of it, and somebody else's memory
+        // may lie there by now.
         // SAFETY: it replaces a part of the reservation just made, which nobody else knows.
-        unsafe { rustix::mm::mmap(start.as_ptr().cast(), bytes, access, flags, &mapping.file, 0) }?;
-        Ok(mapping)
+        let start = unsafe { rustix::mm::mmap(place, bytes, ACCESS, flags, &file, 0) }?;
+        Ok(Self { start: not_null(start)?.cast(), bytes, file, reserved: not_null(reserved)?, reserved_bytes })
+    }
+
+    /// Maps all `bytes` of `file`, a file of reserved huge pages, which the kernel aligns by itself.
+    pub(crate) fn of_huge_file(file: OwnedFd, bytes: usize) -> io::Result<Self> {
+        // SAFETY: a fresh mapping at an address of the kernel's choice replaces nothing.
+        let start = unsafe { rustix::mm::mmap(ptr::null_mut(), bytes, ACCESS, MapFlags::SHARED, &file, 0) }?;
+        let start = not_null(start)?;
+        Ok(Self { start: start.cast(), bytes, file, reserved: start, reserved_bytes: bytes })
     }
 
     /// Address of the first byte.
@@ -147,6 +155,12 @@ impl Mapping {
         // SAFETY: `at` is at most the mapping's size, which is one allocation.
         unsafe { self.start.as_ptr().add(at) }
     }
+}
+
+const ACCESS: ProtFlags = ProtFlags::READ.union(ProtFlags::WRITE);
+
+fn not_null(address: *mut c_void) -> io::Result<NonNull<c_void>> {
+    NonNull::new(address).ok_or_else(|| io::Error::other("mapped at address zero"))
 }
 
 fn harmless(advice: Advice) -> bool {
