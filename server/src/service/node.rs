@@ -46,7 +46,7 @@ fn host_tier(node: &Node, status: &EngineStatus) -> v1::TierStatus {
     let tier = v1::TierStatus {
         tier: v1::Tier::Host.into(),
         state: "up".to_owned(),
-        detail: node.facts.host_detail.clone(),
+        detail: (node.facts.host_detail)(),
         in_flight: status.count.pending,
         ..v1::TierStatus::default()
     };

@@ -12,6 +12,12 @@ pub enum HugePages {
         /// Why not reserved ones.
         why_not_reserved: String,
     },
+    /// 4 KiB pages, each 2 MiB of which is put into a huge page while it is prefaulted;
+    /// [`PrefaultProgress`](crate::PrefaultProgress) says how many have been.
+    Collapsed {
+        /// Why neither reserved nor transparent ones.
+        why: String,
+    },
     /// 4 KiB pages.
     Small {
         /// Why not larger ones.
@@ -46,6 +52,13 @@ pub struct ArenaReport {
     pub locking: Locking,
 }
 
+impl HugePages {
+    /// Whether prefaulting makes huge pages of small ones.
+    pub(crate) fn are_collapsed(&self) -> bool {
+        matches!(self, Self::Transparent { .. } | Self::Collapsed { .. })
+    }
+}
+
 impl fmt::Display for ArenaReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} in extents of {}, ", shown(self.bytes), shown(self.extent_bytes))?;
@@ -54,6 +67,7 @@ impl fmt::Display for ArenaReport {
             HugePages::Transparent { why_not_reserved } => {
                 write!(f, "transparent huge pages (reserved ones: {why_not_reserved})")?;
             }
+            HugePages::Collapsed { why } => write!(f, "4 KiB pages put into 2 MiB ones while prefaulted ({why})")?,
             HugePages::Small { why } => write!(f, "4 KiB pages ({why})")?,
         }
         match &self.locking {
