@@ -278,7 +278,7 @@ pub fn wal_settings(config: &Config, home: &Home) -> kvtier_wal::Settings {
     }
 }
 
-fn arena_settings(config: &Config) -> ArenaSettings {
+pub(crate) fn arena_settings(config: &Config) -> ArenaSettings {
     let host = &config.host;
     ArenaSettings {
         bytes: host.bytes / host.extent_bytes * host.extent_bytes,
@@ -297,7 +297,7 @@ fn arena_settings(config: &Config) -> ArenaSettings {
     }
 }
 
-fn nvme_settings(config: &Config) -> NvmeSettings {
+pub(crate) fn nvme_settings(config: &Config) -> NvmeSettings {
     let nvme = &config.nvme;
     NvmeSettings {
         paths: nvme.files.clone(),

@@ -71,11 +71,11 @@ fn the_units_command_line_is_taken_with_the_shipped_settings() {
         "--host-bytes",
         "64MiB",
         "--nvme-bytes",
-        "64MiB",
+        "128MiB",
         "--set",
         "wal.retain_bytes=0B",
         "--set",
-        "wal.bytes_max=128MiB",
+        "wal.bytes_max=256MiB",
     ];
     assert_good(&check_config(&[&["--config", copy][..], &small].concat(), &[]));
 }
@@ -143,11 +143,11 @@ fn the_containers_environment_and_the_documented_command_are_taken() {
         "--host-bytes",
         "64MiB",
         "--nvme-bytes",
-        "64MiB",
+        "128MiB",
         "--set",
         "wal.retain_bytes=0B",
         "--set",
-        "wal.bytes_max=128MiB",
+        "wal.bytes_max=256MiB",
     ];
     assert_good(&check_config(&[&arguments[..], &small].concat(), &environment));
 }
