@@ -23,7 +23,7 @@ fn number(name: &str) -> Option<u64> {
 }
 
 /// Seeds that once found something, and what.
-const FOUND: [(u64, &str); 10] = [
+const FOUND: [(u64, &str); 11] = [
     (25, "a snapshot was taken between the commit of a block and its visibility"),
     (351, "a write-back evicted the block that was about to be leased"),
     (533, "a removal was logged after the block had been put again"),
@@ -33,6 +33,7 @@ const FOUND: [(u64, &str); 10] = [
     (1058, "a block became durable before its parent was put, and went when the parent did"),
     (1077, "a snapshot named blocks before the index had them"),
     (296, "the log lost the opening of a space while its disk was full, and durable blocks had no home"),
+    (21804, "an entry of an earlier copy outlived a gap in the log because the block was being stored again"),
     (69, "an interrupted write was taken for damage of the block that had been in the slot before"),
 ];
 

@@ -83,7 +83,16 @@ pub(crate) fn is_needed(record: &Record) -> bool {
 pub(crate) async fn mend(shared: &Arc<Shared>, reset: Position) {
     // While RAM fills, it believes the index; afterwards it is the one that knows.
     shared.filled().await;
-    shared.lock().stores.ground.state = State::Mending;
+    let idle = {
+        let mut core = shared.lock();
+        core.stores.ground.state = State::Mending;
+        core.stores.when_idle()
+    };
+    // Nothing new is stored from here on. What is in flight ends first: a block on its way may have an entry of an earlier
+    // copy, and whether the log already knows the new one shows only then.
+    if let Some(idle) = idle {
+        idle.await.ok();
+    }
     mend_spaces(shared).await;
     let mut after = None;
     while !shared.stopped() {
