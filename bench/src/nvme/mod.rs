@@ -181,7 +181,7 @@ fn notes(rig: &Rig, options: &Options) -> String {
          and read from front to back. fio: io_uring, direct, fixed buffers on huge pages, registered files, no stamping of \
          buffers. CPU: all threads of the process for kvtier and the bare disk, fio's own figure of its one thread for fio; \
          less is better. kvtier sums every byte it writes or reads (INV-1); the bare disk is the same without headers and \
-         sums.\n\nArena: {}. Disk: {}.",
+         sums. What limits the figures: [nvme-limit.md](nvme-limit.md).\n\nArena: {}. Disk: {}.",
         options.in_flight,
         options.batch,
         options.file_mib,
