@@ -3,11 +3,15 @@
 use std::error::Error;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 use crate::grpc::drive::Target;
-use crate::process::{Process, free_port, sibling};
+use crate::process::{Process, free_port, resident_bytes, sibling};
 
 type Failure = Box<dyn Error>;
+
+/// How long an arena may take to become resident.
+const SETTLE: Duration = Duration::from_secs(120);
 
 /// A running daemon.
 #[derive(Debug)]
@@ -31,6 +35,18 @@ impl Daemon {
     pub fn kill_and_restart(&mut self) -> Result<(), Failure> {
         self.process.kill()?;
         self.process = launch(&self.folder, &self.settings, self.port, &self.socket)?;
+        Ok(())
+    }
+
+    /// Waits until its arena of this size is prefaulted: before that, clearing pages takes a core of its own.
+    pub fn settle(&self, host_bytes: u64) -> Result<(), Failure> {
+        let started = Instant::now();
+        while resident_bytes(self.id())? < host_bytes {
+            if started.elapsed() > SETTLE {
+                return Err(format!("the arena of {host_bytes} bytes is not prefaulted after {SETTLE:?}").into());
+            }
+            std::thread::sleep(Duration::from_millis(100));
+        }
         Ok(())
     }
 

@@ -41,14 +41,15 @@ pub fn run(options: &Options) -> Result<(), Box<dyn Error>> {
     let folder = tempfile::tempdir_in(options.folder.clone().unwrap_or_else(std::env::temp_dir))?;
     let run_bytes = u64::from(options.block_bytes) * options.blocks as u64;
     let extent = 64 << 20;
-    let settings = [
-        format!("host.bytes={}B", (run_bytes * 3).next_multiple_of(extent)),
-        format!("nvme.bytes={}B", (run_bytes * 4).next_multiple_of(extent)),
-    ];
+    let host_bytes = (run_bytes * 3).next_multiple_of(extent);
+    let settings =
+        [format!("host.bytes={host_bytes}B"), format!("nvme.bytes={}B", (run_bytes * 4).next_multiple_of(extent))];
     let daemon = Daemon::start(folder.path(), &settings)?;
+    daemon.settle(host_bytes)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let driver = RefCell::new(runtime.block_on(Driver::connect(&daemon.unix(), options.block_bytes))?);
-    let load = Load { block: vec![0x3c; options.block_bytes as usize].into(), count: options.blocks };
+    let load =
+        Load { block: vec![0x3c; options.block_bytes as usize].into(), count: options.blocks, message_bytes: 1 << 20 };
     let durable = || {
         let mut driver = driver.borrow_mut();
         let first = driver.claim(load.count);

@@ -40,6 +40,9 @@ enum Command {
         /// Bytes of the block gets send.
         #[arg(long)]
         block_bytes: usize,
+        /// Memory to copy puts into; 0 throws them away.
+        #[arg(long, default_value_t = 0)]
+        kept_bytes: usize,
     },
 }
 
@@ -49,6 +52,8 @@ fn main() -> Result<(), Box<dyn Error>> {
         Command::Durable(options) => kvtier_bench::durable::run(&options),
         Command::Nvme(options) => kvtier_bench::nvme::run(&options),
         Command::Recovery(options) => kvtier_bench::recovery::run(&options),
-        Command::ServeBare { port, unix, block_bytes } => kvtier_bench::grpc::serve_bare(port, &unix, block_bytes),
+        Command::ServeBare { port, unix, block_bytes, kept_bytes } => {
+            kvtier_bench::grpc::serve_bare(port, &unix, block_bytes, kept_bytes)
+        }
     }
 }

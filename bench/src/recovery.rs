@@ -43,7 +43,8 @@ pub fn run(options: &Options) -> Result<(), Box<dyn Error>> {
     ];
     let mut daemon = Daemon::start(folder.path(), &settings)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let load = Load { block: vec![0x77; options.block_bytes as usize].into(), count: options.blocks };
+    let load =
+        Load { block: vec![0x77; options.block_bytes as usize].into(), count: options.blocks, message_bytes: 1 << 20 };
     let one = Load { count: 1, ..load.clone() };
     let filled = runtime.block_on(async {
         let mut driver = Driver::connect(&daemon.unix(), options.block_bytes).await?;

@@ -38,6 +38,8 @@ pub struct Load {
     pub block: Bytes,
     /// Blocks per run.
     pub count: usize,
+    /// Payload bytes in one message of a put.
+    pub message_bytes: usize,
 }
 
 impl Driver {
@@ -98,7 +100,7 @@ impl Driver {
         let mut send = async |upto: usize| {
             while next < upto.min(load.count) {
                 let number = next as u64;
-                for message in messages(&self.space, &load.block, first + number, number, durability) {
+                for message in messages(&self.space, load, first + number, number, durability) {
                     sender.send(message).await.map_err(|_| "the put stream ended early")?;
                 }
                 next += 1;
@@ -125,8 +127,8 @@ impl Driver {
     /// Puts blocks under the keys `first..first + count`.
     pub async fn put_keys(&mut self, load: &Load, first: u64, durability: v1::Durability) -> Result<f64, Failure> {
         let started = Instant::now();
-        let (space, block, count) = (self.space.clone(), load.block.clone(), load.count as u64);
-        let requests = (0..count).flat_map(move |number| messages(&space, &block, first + number, number, durability));
+        let (space, load_, count) = (self.space.clone(), load.clone(), load.count as u64);
+        let requests = (0..count).flat_map(move |number| messages(&space, &load_, first + number, number, durability));
         let mut answers = self.client.put(tokio_stream::iter(requests)).await?.into_inner();
         let mut stored = 0;
         while let Some(answer) = answers.next().await {
@@ -178,7 +180,8 @@ fn key(number: u64) -> [u8; 8] {
     number.to_be_bytes()
 }
 
-fn messages(space: &[u8], block: &Bytes, name: u64, tag: u64, durability: v1::Durability) -> Vec<v1::PutRequest> {
+fn messages(space: &[u8], load: &Load, name: u64, tag: u64, durability: v1::Durability) -> Vec<v1::PutRequest> {
+    let (block, step) = (&load.block, load.message_bytes.clamp(1, tuning::DATA_BYTES_MAX));
     let begin = v1::PutBegin {
         tag,
         space: space.to_vec(),
@@ -190,8 +193,8 @@ fn messages(space: &[u8], block: &Bytes, name: u64, tag: u64, durability: v1::Du
         durability: durability.into(),
     };
     let mut begin = Some(begin);
-    let frame = |offset: usize| block.slice(offset..block.len().min(offset + tuning::DATA_BYTES_MAX));
-    let offsets = (0..block.len()).step_by(tuning::DATA_BYTES_MAX);
+    let frame = |offset: usize| block.slice(offset..block.len().min(offset + step));
+    let offsets = (0..block.len()).step_by(step);
     offsets.map(|offset| v1::PutRequest { begin: begin.take(), data: frame(offset) }).collect()
 }
 

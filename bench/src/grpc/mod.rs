@@ -2,7 +2,8 @@
 //!
 //! The bare server speaks the same `kvtier.v1` messages and does nothing with them: puts are counted and thrown away, gets
 //! send one block over and over. Client code, messages, tuning and process layout are the same, so that the ratio is
-//! what kvtierd's work costs.
+//! what kvtierd's work costs. A second bare server copies every byte into memory and sums it: a put that is kept and
+//! checksummed cannot be faster than that.
 
 mod bare;
 pub(crate) mod drive;
@@ -37,6 +38,9 @@ pub struct Options {
     /// Blocks per run.
     #[arg(long, default_value_t = 512)]
     blocks: usize,
+    /// Payload bytes in one message of a put.
+    #[arg(long, default_value_t = 1 << 20)]
+    message_bytes: usize,
     /// Rounds; a median needs at least 5.
     #[arg(long, default_value_t = 7)]
     rounds: usize,
@@ -47,8 +51,9 @@ pub struct Options {
 
 struct Servers {
     kvtierd: Daemon,
-    _processes: [Process; 2],
+    _processes: [Process; 3],
     bare: [Target; 2],
+    keeping: [Target; 2],
     redis: [String; 2],
 }
 
@@ -76,13 +81,15 @@ fn compare(
     let ours = [servers.kvtierd.tcp(), servers.kvtierd.unix()];
     let kvtier = RefCell::new(connect(&ours[socket])?);
     let bare = RefCell::new(connect(&servers.bare[socket])?);
+    let keeping = RefCell::new(connect(&servers.keeping[socket])?);
     let redis = RefCell::new(Redis::connect(&servers.redis[socket])?);
     let block: Vec<u8> = (0..options.block_bytes).map(|at| (at.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
-    let load = Load { block: block.into(), count: options.blocks };
+    let load = Load { block: block.into(), count: options.blocks, message_bytes: options.message_bytes };
     let size = options.block_bytes >> 10;
     let put = Contest::new(format!("put {size} KiB, {name}"), "GB/s")
         .entry("kvtier", || runtime.block_on(kvtier.borrow_mut().put(&load)))
         .entry("bare tonic", || runtime.block_on(bare.borrow_mut().put(&load)))
+        .entry("bare tonic, one copy and CRC32", || runtime.block_on(keeping.borrow_mut().put(&load)))
         .entry("redis pipelined", || redis.borrow_mut().put(&load.block, 0, load.count))
         .run(options.rounds)?;
     let newest = kvtier.borrow().newest() - load.count as u64;
@@ -100,7 +107,9 @@ impl Servers {
         // Room for two runs: the newest stays resident while the next evicts the oldest.
         let host_bytes = (bytes * 5 / 2).next_multiple_of(64 << 20);
         let kvtierd = Daemon::start(folder, &[format!("host.bytes={host_bytes}B"), "nvme.enabled=false".into()])?;
-        let (bare, bare_targets) = start_bare(folder, options)?;
+        kvtierd.settle(host_bytes)?;
+        let (bare, bare_targets) = start_bare(&folder.join("bare.sock"), options, 0)?;
+        let (keeping, keeping_targets) = start_bare(&folder.join("keeping.sock"), options, host_bytes)?;
         let port = free_port()?;
         let socket = folder.join("redis.sock");
         let mut command = Command::new("redis-server");
@@ -108,23 +117,32 @@ impl Servers {
         command.arg("--unixsocket").arg(&socket);
         let redis = Process::start(&mut command, || std::os::unix::net::UnixStream::connect(&socket).is_ok())?;
         let redis_urls = [format!("redis://127.0.0.1:{port}"), format!("redis+unix://{}", socket.display())];
-        Ok(Self { kvtierd, _processes: [bare, redis], bare: bare_targets, redis: redis_urls })
+        Ok(Self {
+            kvtierd,
+            _processes: [bare, keeping, redis],
+            bare: bare_targets,
+            keeping: keeping_targets,
+            redis: redis_urls,
+        })
     }
 }
 
-fn start_bare(folder: &Path, options: &Options) -> Result<(Process, [Target; 2]), Failure> {
+fn start_bare(socket: &Path, options: &Options, kept_bytes: u64) -> Result<(Process, [Target; 2]), Failure> {
     let port = free_port()?;
-    let socket = folder.join("bare.sock");
     let mut command = Command::new(std::env::current_exe()?);
     command.args(["serve-bare", "--port", &port.to_string(), "--block-bytes", &options.block_bytes.to_string()]);
-    command.arg("--unix").arg(&socket);
-    let process = Process::start(&mut command, || std::os::unix::net::UnixStream::connect(&socket).is_ok())?;
-    Ok((process, [Target::Tcp(format!("http://127.0.0.1:{port}")), Target::Unix(socket)]))
+    command.args(["--kept-bytes", &kept_bytes.to_string()]).arg("--unix").arg(socket);
+    let process = Process::start(&mut command, || std::os::unix::net::UnixStream::connect(socket).is_ok())?;
+    Ok((process, [Target::Tcp(format!("http://127.0.0.1:{port}")), Target::Unix(socket.into())]))
 }
 
 /// Serves the bare service until killed.
-pub fn serve_bare(port: u16, unix: &Path, block_bytes: usize) -> Result<(), Failure> {
-    let service = bare::Bare::new(Bytes::from(vec![0x5a; block_bytes])).into_service();
+pub fn serve_bare(port: u16, unix: &Path, block_bytes: usize, kept_bytes: usize) -> Result<(), Failure> {
+    let block = Bytes::from(vec![0x5a; block_bytes]);
+    let service = match kept_bytes {
+        0 => bare::Bare::new(block).into_service(),
+        _ => bare::Bare::keeping(block, kept_bytes).into_service(),
+    };
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     runtime.block_on(async {
         let tcp = tokio::net::TcpListener::bind(("127.0.0.1", port)).await?;

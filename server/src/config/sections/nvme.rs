@@ -67,7 +67,7 @@ section! {
         /// Which blocks are written back without being put as durable.
         admission: Admission = Admission::KIND, Preset::Text("all"), Bound::NONE,
             wrong "all wears the drive most; second-touch forgets at a restart what was asked for only once";
-        /// How fast idle time is used to verify stored blocks; 0 switches the scrubber off.
+        /// How fast idle time is used to verify stored blocks, each counted as at least 512 KiB; 0 switches the scrubber off.
         scrub_bytes_per_second: u64 = Kind::Size, Preset::Text("16MiB"), Bound::between(0, 64 * GIB),
             wrong "0: damage is found only when a block is asked for; too high competes with loads";
         /// Failed or corrupt reads within `breaker_window` that close the tier for `breaker_cooldown`.
