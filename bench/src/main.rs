@@ -24,6 +24,8 @@ enum Command {
     Grpc(kvtier_bench::grpc::Options),
     /// Durable puts against the write-back rate of volatile ones.
     Durable(kvtier_bench::durable::Options),
+    /// The local path: reading and writing in place against plain memory, hand-over latency, idle clients, a soak.
+    Local(kvtier_bench::local::Options),
     /// Time to the first hit after kill -9, and what an idle daemon costs.
     Recovery(kvtier_bench::recovery::Options),
     /// The server the gRPC contest runs against; started by it.
@@ -45,6 +47,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     match Arguments::parse().command {
         Command::Grpc(options) => kvtier_bench::grpc::run(&options),
         Command::Durable(options) => kvtier_bench::durable::run(&options),
+        Command::Local(options) => kvtier_bench::local::run(&options),
         Command::Recovery(options) => kvtier_bench::recovery::run(&options),
         Command::ServeBare { port, unix, block_bytes } => kvtier_bench::grpc::serve_bare(port, &unix, block_bytes),
     }

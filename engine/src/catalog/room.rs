@@ -105,13 +105,7 @@ impl Catalog {
 
     /// How to empty an extent for another class: the one with the fewest blocks among those with cold copies, else one
     /// of the emptiest. `None`: in each of them something is held, or it is all too much.
-    fn plan_drain(
-        &self,
-        level: Level,
-        class: u32,
-        mut cold: Vec<u32>,
-        stuck: &mut Vec<u32>,
-    ) -> Option<Vec<Step>> {
+    fn plan_drain(&self, level: Level, class: u32, mut cold: Vec<u32>, stuck: &mut Vec<u32>) -> Option<Vec<Step>> {
         let slots = &self.shelf(level).slots;
         let blocks_in = |extent: &u32| (slots.extent(*extent).live_count(), *extent);
         let serves = |extent: &u32| {

@@ -2,9 +2,11 @@
 //!
 //! One mutex holds the core. It is never held across an `await`, and records are appended to the journal while it is
 //! held, so that the order of the log is the order of decisions. Reading order: [`ask`], [`put`], [`store`], [`find`],
-//! [`get`], [`load`], [`recover`], [`events`].
+//! [`get`], [`load`], [`acquire`], [`recover`], [`events`].
 
+pub mod acquire;
 pub mod ask;
+mod core_guard;
 mod drain;
 pub mod error;
 pub mod events;
@@ -15,6 +17,7 @@ mod indexer;
 mod keep;
 mod load;
 pub mod meter;
+mod names;
 pub mod put;
 mod recover;
 pub mod scrub;
@@ -25,7 +28,7 @@ mod store;
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures::channel::oneshot;
@@ -33,6 +36,7 @@ use futures::channel::oneshot;
 use crate::catalog::{Catalog, CatalogSettings};
 use crate::port::{Moment, Record};
 
+pub(crate) use core_guard::CoreGuard;
 pub use error::EngineError;
 pub use settings::{EngineSettings, Ports};
 
@@ -48,6 +52,7 @@ pub(crate) struct Shared {
     settings: EngineSettings,
     meter: meter::Meter,
     core: Mutex<Core>,
+    names: Mutex<names::NameCache>,
     alarms: Mutex<BTreeMap<&'static str, String>>,
     recovery: Mutex<Option<Duration>>,
     filled: Mutex<Vec<oneshot::Sender<()>>>,
@@ -71,7 +76,7 @@ impl Engine {
     /// Recovery goes on in the background; see [`status::EngineStatus::filling`].
     pub async fn start(ports: Ports, settings: EngineSettings) -> Result<Self, EngineError> {
         let epoch = ports.journal.status().epoch;
-        let catalog = Catalog::new(CatalogSettings {
+        let mut catalog = Catalog::new(CatalogSettings {
             host: ports.memory.geometry(),
             nvme: ports.nvme.as_ref().map(|tier| tier.geometry()).unwrap_or_default(),
             policy: settings.policy,
@@ -82,6 +87,7 @@ impl Engine {
             pin_count_max: settings.pin_count_max,
             generation_first: epoch << 40,
         });
+        catalog.remember_given_back();
         let core = Core {
             catalog,
             spaces: spaces::SpaceTable::new(settings.root_secret, epoch),
@@ -95,6 +101,7 @@ impl Engine {
             settings,
             meter: meter::Meter::default(),
             core: Mutex::new(core),
+            names: Mutex::default(),
             alarms: Mutex::default(),
             recovery: Mutex::default(),
             filled: Mutex::default(),
@@ -121,8 +128,9 @@ impl Engine {
 }
 
 impl Shared {
-    pub(crate) fn lock(&self) -> MutexGuard<'_, Core> {
-        self.core.lock().expect("a panic in the core is a bug, and going on would hide it")
+    pub(crate) fn lock(&self) -> CoreGuard<'_> {
+        let core = self.core.lock().expect("a panic in the core is a bug, and going on would hide it");
+        CoreGuard::new(core, &*self.ports.memory)
     }
 
     pub(crate) fn now(&self) -> Moment {

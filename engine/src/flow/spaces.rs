@@ -8,9 +8,9 @@ use std::collections::BTreeMap;
 
 use kvtier_identity::{BlockId, Key, SpaceDescription, SpaceDigest, TenantSecret};
 
+use super::Engine;
 use super::ask::SpaceSummary;
 use super::error::EngineError;
-use super::{Core, Engine};
 use crate::port::{Record, SpaceRecord};
 
 const NUMBERS_PER_EPOCH: u32 = 1 << 12;
@@ -28,6 +28,11 @@ pub(crate) struct Space {
 impl Space {
     pub(crate) fn block_id(&self, key: &Key) -> BlockId {
         self.secret.block_id(&self.record.digest, key)
+    }
+
+    /// The same for a key whose length was checked elsewhere.
+    pub(crate) fn block_id_of(&self, key: &[u8]) -> BlockId {
+        self.secret.block_id_of(&self.record.digest, key)
     }
 }
 
@@ -161,6 +166,12 @@ impl Engine {
         core.spaces.iter().map(summary).collect()
     }
 
+    /// Whose space it is.
+    pub fn tenant_of(&self, digest: &SpaceDigest) -> Result<String, EngineError> {
+        let core = self.shared.lock();
+        Ok(core.spaces.find(digest)?.record.description.tenant.clone())
+    }
+
     /// Forgets a space and all its blocks; returns how many there were. Durable when it returns.
     pub async fn drop_space(&self, digest: &SpaceDigest) -> Result<u64, EngineError> {
         self.refuse_while_filling("dropping a space")?;
@@ -193,7 +204,7 @@ impl Engine {
     }
 
     pub(crate) fn refuse_while_filling(&self, doing: &str) -> Result<(), EngineError> {
-        let core: std::sync::MutexGuard<'_, Core> = self.shared.lock();
+        let core = self.shared.lock();
         if core.filling {
             return Err(EngineError::unavailable("the index", format!("{doing} waits until recovery is complete")));
         }
