@@ -24,15 +24,14 @@ test: setup ## Build and run every test
 	@make/test.sh
 
 lint: setup ## Check formatting and lints
-	cargo fmt --all --check
-	@make/beat.sh "clippy" cargo clippy --release --workspace --locked --all-targets -- -D warnings
+	@make/lint.sh
 
 bench: setup ## Run the canonical benchmarks (takes a while; wants a quiet machine)
 	@make/beat.sh "build" cargo build --release --workspace --locked --bins
 	target/release/kvtier-bench
 
 docs: ## Write the generated documents anew
-	@make/beat.sh "build" cargo build --release --locked -p kvtierd
+	@make/beat.sh "build" cargo build --release --workspace --locked --bins
 	target/release/kvtierd settings --format markdown > docs/operating/settings.md
 
 clean: ## Remove what demo left behind (not the build)

@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
-# Builds and runs every test of the workspace, and ends with one line that adds them up.
+# Builds, lints and runs every test of the workspace, and ends with one line that adds them up.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 make/beat.sh "build" cargo build --release --workspace --locked --all-targets
+make/lint.sh
 
 log=$(mktemp)
 trap 'rm -f "$log"' EXIT

@@ -25,7 +25,7 @@ pub struct Contest<'a> {
 pub struct Standing {
     /// What was measured.
     pub title: String,
-    /// Unit of all figures; more is better.
+    /// Unit of all figures; more is better, except of costs.
     pub unit: &'static str,
     /// One per contestant.
     pub rows: Vec<Row>,
@@ -75,13 +75,14 @@ impl<'a> Contest<'a> {
             }
         }
         let names = self.entries.into_iter().map(|(name, _)| name);
-        let rows = names.zip(values).map(|(name, values)| Row::new(name, values)).collect();
+        let rows = names.zip(values).map(|(name, values)| Row::of(name, values)).collect();
         Ok(Standing { title: self.title, unit: self.unit, rows })
     }
 }
 
 impl Row {
-    fn new(name: String, values: Vec<f64>) -> Self {
+    /// The figures of one contestant, of at least one round.
+    pub fn of(name: String, values: Vec<f64>) -> Self {
         let mut sorted = values.clone();
         sorted.sort_by(f64::total_cmp);
         let middle = sorted.len() / 2;
@@ -95,10 +96,19 @@ impl Row {
 }
 
 impl Standing {
+    /// What it cost, measured in the same rounds as a contest: rows of figures of which less is better.
+    pub fn of_costs(title: impl Into<String>, unit: &'static str, rows: Vec<Row>) -> Self {
+        Self { title: title.into(), unit, rows }
+    }
+
     /// Median of the first contestant over the median of the named one.
     pub fn ratio(&self, rival: &str) -> Option<f64> {
-        let rival = self.rows.iter().find(|row| row.name == rival)?;
-        Some(self.rows.first()?.median / rival.median)
+        Some(self.rows.first()?.median / self.median(rival)?)
+    }
+
+    /// Median of the named one.
+    pub fn median(&self, name: &str) -> Option<f64> {
+        Some(self.rows.iter().find(|row| row.name == name)?.median)
     }
 
     /// Markdown rows: title, contestant, median, spread, ratio of the first contestant to this one.
@@ -147,6 +157,6 @@ mod tests {
 
     #[test]
     fn the_median_of_an_even_count_lies_between() {
-        assert!((Row::new("a".into(), vec![4.0, 1.0, 2.0, 3.0]).median - 2.5).abs() < f64::EPSILON);
+        assert!((Row::of("a".into(), vec![4.0, 1.0, 2.0, 3.0]).median - 2.5).abs() < f64::EPSILON);
     }
 }

@@ -52,7 +52,7 @@ impl Daemon {
 
 fn launch(folder: &Path, settings: &[String], port: u16, socket: &Path) -> Result<Process, Failure> {
     let mut command = Command::new(sibling("kvtierd")?);
-    command.current_dir(folder);
+    command.current_dir(folder).arg("--create");
     let own = [
         format!("data_directory={}", folder.join("data").display()),
         format!("listen.tcp=127.0.0.1:{port}"),

@@ -42,8 +42,8 @@ pub fn run(options: &Options) -> Result<(), Box<dyn Error>> {
     let run_bytes = u64::from(options.block_bytes) * options.blocks as u64;
     let extent = 64 << 20;
     let settings = [
-        format!("host.bytes={}", (run_bytes * 3).next_multiple_of(extent)),
-        format!("nvme.bytes={}", (run_bytes * 4).next_multiple_of(extent)),
+        format!("host.bytes={}B", (run_bytes * 3).next_multiple_of(extent)),
+        format!("nvme.bytes={}B", (run_bytes * 4).next_multiple_of(extent)),
     ];
     let daemon = Daemon::start(folder.path(), &settings)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;

@@ -8,6 +8,7 @@ pub mod daemon;
 pub mod durable;
 pub mod grpc;
 pub mod local;
+pub mod nvme;
 pub mod process;
 pub mod recovery;
 pub mod report;

@@ -39,7 +39,7 @@ pub fn run(options: &Options) -> Result<(), Box<dyn Error>> {
     let slot = u64::from(options.block_bytes).next_multiple_of(4096) + 4096;
     let settings = [
         "host.bytes=256MiB".to_owned(),
-        format!("nvme.bytes={}", (slot * options.blocks as u64 * 9 / 8).next_multiple_of(64 << 20) + (64 << 20)),
+        format!("nvme.bytes={}B", (slot * options.blocks as u64 * 9 / 8).next_multiple_of(64 << 20) + (64 << 20)),
     ];
     let mut daemon = Daemon::start(folder.path(), &settings)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;

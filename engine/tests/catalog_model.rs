@@ -12,7 +12,7 @@ use proptest::prelude::*;
 use proptest::test_runner::{Config, TestError, TestRunner};
 
 /// Everything that must have happened at least once in a run, or the test tests less than it says.
-const MUST_HAPPEN: [&str; 46] = [
+const MUST_HAPPEN: [&str; 47] = [
     "evicted from host",
     "evicted from nvme",
     "removed corrupt",
@@ -23,6 +23,7 @@ const MUST_HAPPEN: [&str; 46] = [
     "store taken back",
     "second part",
     "part taken",
+    "under way",
     "disagrees",
     "parent_unknown",
     "busy",

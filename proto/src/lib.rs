@@ -5,7 +5,7 @@
 #![allow(missing_docs, reason = "generated code; the .proto file is the documentation")]
 
 /// Generated messages, client and server of `kvtier.v1`.
-#[allow(clippy::all, clippy::pedantic, unreachable_pub)]
+#[allow(clippy::all, clippy::pedantic, unreachable_pub, reason = "generated code")]
 pub mod v1 {
     tonic::include_proto!("kvtier.v1");
 }

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   index ──► WAL from the index's position ──► arena ──► disks ──► NVMe tier ──► engine ──► (listeners)
-//!                                                 └─ prefault, registration with the rings: in the background
+//!                                                 └─ prefault, then registration with the rings: in the background
 //! ```
 //!
 //! The order is that of the first hit after a restart: nothing on the way waits for memory to be touched or for the RAM
@@ -11,7 +11,7 @@
 
 use std::os::fd::OwnedFd;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use kvtier_device::{DiskSettings, Driver, LocalDisk, open_disk};
 use kvtier_engine::flow::{Engine, EngineError, EngineSettings, Ports};
@@ -81,7 +81,7 @@ pub struct Assembly {
     /// The index, for its figures.
     pub index: Arc<RocksIndex>,
     /// How the host arena was made, for people.
-    pub host_detail: String,
+    pub host_detail: Arc<dyn Fn() -> String + Send + Sync>,
     /// Its randomness.
     pub random: Arc<dyn Random>,
     /// The arena, for local workers.
@@ -100,8 +100,9 @@ pub async fn assemble(config: &Config, home: &Home, clock: Arc<dyn Clock>) -> Re
     let arena = Arc::new(Arena::create(&arena_settings(config))?);
     tracing::info!(arena = %arena.report(), "host tier mapped");
     let memory: Arc<dyn Memory> = arena.clone();
+    let mut disks = Vec::new();
     let nvme = match config.nvme.enabled {
-        true => Some(open_nvme(config, home, &clock, &spawn, &arena).await?),
+        true => Some(open_nvme(config, home, &clock, &spawn, &arena, &mut disks).await?),
         false => None,
     };
     let random: Arc<dyn Random> = Arc::new(random);
@@ -115,12 +116,8 @@ pub async fn assemble(config: &Config, home: &Home, clock: Arc<dyn Clock>) -> Re
         index: index.clone(),
     };
     let engine = Engine::start(ports, engine_settings(config, home)).await?;
-    if config.host.prefault
-        && let Err(error) = arena.prefault_in_background()
-    {
-        tracing::warn!(%error, "the host arena is not prefaulted; the first puts are slower");
-    }
-    let host_detail = arena.report().to_string();
+    prepare_memory(config, &arena, &disks);
+    let host_detail = detail_of(&arena);
     Ok(Assembly { engine, clock, spawn, index, host_detail, random, shared_memory: Arc::new(SharedArena(arena)), wal })
 }
 
@@ -141,6 +138,35 @@ impl Assembly {
             tracing::warn!("closing ended with a panic; recovery will look at what is on disk");
         }
     }
+}
+
+/// Touches the arena's pages and registers them with the rings, in the background and in this order: registered pages
+/// cannot become huge any more. Until then transfers go through small pages and plain operations.
+fn prepare_memory(config: &Config, arena: &Arc<Arena>, disks: &[Weak<LocalDisk>]) {
+    let register = {
+        let (address, bytes, keep) = (arena.address(), arena.size_bytes(), Arc::downgrade(&arena.keep()));
+        let disks = disks.to_vec();
+        move |ready_bytes: u64| {
+            for disk in disks.iter().filter_map(Weak::upgrade) {
+                if let Some(keep) = keep.upgrade() {
+                    disk.register_arena_up_to(kvtier_device::Arena { address, bytes, keep }, ready_bytes);
+                }
+            }
+        }
+    };
+    if !config.host.prefault {
+        return register(arena.size_bytes());
+    }
+    if let Err(error) = arena.prefault_in_background(register.clone()) {
+        tracing::warn!(%error, "the host arena is not prefaulted; the first puts are slower");
+        register(arena.size_bytes());
+    }
+}
+
+/// How the arena was made and how much of it is in huge pages by now.
+fn detail_of(arena: &Arc<Arena>) -> Arc<dyn Fn() -> String + Send + Sync> {
+    let arena = Arc::downgrade(arena);
+    Arc::new(move || arena.upgrade().map_or_else(String::new, |arena| arena.describe()))
 }
 
 fn open_wal(config: &Config, home: &Home, clock: &Arc<dyn Clock>, covered: u64) -> Result<WalThread, AssembleError> {
@@ -165,6 +191,7 @@ async fn open_nvme(
     clock: &Arc<dyn Clock>,
     spawn: &Arc<RuntimeSpawn>,
     arena: &Arc<Arena>,
+    disks: &mut Vec<Weak<LocalDisk>>,
 ) -> Result<Arc<dyn Tier>, AssembleError> {
     let settings = nvme_settings(config);
     let bytes = scratch_bytes(settings.paths.len()).next_multiple_of(SCRATCH_EXTENT_BYTES);
@@ -178,10 +205,9 @@ async fn open_nvme(
     let mut sources = Vec::with_capacity(settings.paths.len());
     for path in &settings.paths {
         let disk = Arc::new(open_disk(&disk_settings(config, path)?)?);
-        for memory in [arena, &scratch] {
-            let (address, bytes, keep) = (memory.address(), memory.size_bytes(), memory.keep());
-            disk.register_arena(kvtier_device::Arena { address, bytes, keep });
-        }
+        let (address, bytes, keep) = (scratch.address(), scratch.size_bytes(), scratch.keep());
+        disk.register_arena(kvtier_device::Arena { address, bytes, keep });
+        disks.push(Arc::downgrade(&disk));
         tracing::info!(path = %path.display(), mode = kvtier_device::Disk::mode(&*disk), "disk opened");
         let presence = Arc::new(NamedDisk(disk.clone()));
         sources.push(DeviceSource { path: path.clone(), disk, presence });
@@ -280,7 +306,7 @@ pub fn wal_settings(config: &Config, home: &Home) -> kvtier_wal::Settings {
     }
 }
 
-fn arena_settings(config: &Config) -> ArenaSettings {
+pub(crate) fn arena_settings(config: &Config) -> ArenaSettings {
     let host = &config.host;
     ArenaSettings {
         bytes: host.bytes / host.extent_bytes * host.extent_bytes,
@@ -299,7 +325,7 @@ fn arena_settings(config: &Config) -> ArenaSettings {
     }
 }
 
-fn nvme_settings(config: &Config) -> NvmeSettings {
+pub(crate) fn nvme_settings(config: &Config) -> NvmeSettings {
     let nvme = &config.nvme;
     NvmeSettings {
         paths: nvme.files.clone(),

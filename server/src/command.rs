@@ -255,13 +255,13 @@ mod tests {
             "--data-directory",
             directory,
             "--nvme-bytes",
-            "64MiB",
+            "128MiB",
             "--host-bytes",
             "64MiB",
             "--set",
             "wal.retain_bytes=0",
             "--set",
-            "wal.bytes_max=128MiB",
+            "wal.bytes_max=256MiB",
         ]);
         match next {
             Next::Serve(config) => assert_eq!(config.host.bytes, 64 * unit::MIB),

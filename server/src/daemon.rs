@@ -242,7 +242,7 @@ fn service_of(ground: &Ground, assembly: &Assembly, readiness: &Arc<Readiness>) 
         },
         facts: NodeFacts {
             data_directory: config.data_directory.display().to_string(),
-            host_detail: assembly.host_detail.clone(),
+            host_detail: Arc::clone(&assembly.host_detail),
             index_covered_seq: Arc::new(move || index.flushed()),
             connections: Arc::new(move || seats.taken() as u64),
         },

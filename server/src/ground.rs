@@ -1,6 +1,7 @@
 //! What the engine and its service are put on: the data directory, the log, certificates and listeners.
 //!
-//! Everything that can fail without the engine is done here first, and nothing is left behind when it fails.
+//! Everything that can fail without the engine is done here first. What fails leaves at most an empty data directory of
+//! this node behind, from which the next start goes on.
 
 use std::sync::Arc;
 

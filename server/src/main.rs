@@ -18,7 +18,11 @@ fn main() -> ExitCode {
         }
         Next::Fsck(config, options) => {
             let (out, code) = kvtierd::fsck::run(&config, options);
-            let _ = std::io::stdout().write_all(out.as_bytes());
+            // What could not be examined is a message, not a report.
+            let _ = match code {
+                kvtierd::fsck::EXIT_UNKNOWN => std::io::stderr().write_all(out.as_bytes()),
+                _ => std::io::stdout().write_all(out.as_bytes()),
+            };
             ExitCode::from(code)
         }
         Next::Serve(config) => kvtierd::daemon::run(*config),

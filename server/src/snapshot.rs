@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use kvtier_engine::catalog::plan::TierCount;
 use kvtier_engine::flow::Engine;
-use kvtier_engine::flow::meter::TierMeter;
+use kvtier_engine::flow::alarm::Alarm;
+use kvtier_engine::flow::meter::{Meter, TierMeter};
 use kvtier_engine::flow::status::EngineStatus;
 use kvtier_engine::port::{DeviceHealth, DeviceState, JournalState};
 
@@ -29,9 +30,9 @@ impl SnapshotSource for NodeFigures {
         let status = self.engine.status();
         let meter = self.engine.meter();
         NodeSnapshot {
-            tiers: [host(&status, &meter.host)].into_iter().chain(nvme(&status, &meter.nvme)).collect(),
+            tiers: [host(&status, &meter.host)].into_iter().chain(nvme(&status, meter)).collect(),
             misses: meter.misses().into_iter().collect(),
-            journal: journal(&status),
+            journal: journal(&status, meter),
             index: IndexSnapshot {
                 applied_seq: status.index_applied_seq,
                 covered_seq: (self.index_flushed_seq)(),
@@ -41,12 +42,16 @@ impl SnapshotSource for NodeFigures {
             leases: status.count.leases,
             leased_blocks: status.count.held_blocks,
             pins: status.count.pins,
+            pinned_bytes: status.count.pinned_bytes,
             pending_puts: status.count.pending,
             put_in_flight_bytes: (self.put_in_flight_bytes)(),
             spaces: status.spaces,
             subscribers: (self.subscribers)(),
+            expired_leases: meter.expired_leases.get(),
+            expired_puts: meter.expired_puts.get(),
+            scrubbed_blocks: meter.scrubbed.get(),
+            alarms: Alarm::ALL.map(|alarm| (alarm.name(), is_raised(&status, alarm))).to_vec(),
             recovery_seconds: status.recovery.as_ref().map(Duration::as_secs_f64),
-            ..NodeSnapshot::default()
         }
         .with_declines(meter.declines())
     }
@@ -80,6 +85,7 @@ fn counted(tier: &'static str, count: &TierCount, meter: &TierMeter) -> TierSnap
         evictions: count.evictions,
         admitted: meter.stores.get(),
         crc_failures: meter.corrupt.get(),
+        quarantined_bytes: count.quarantined_bytes,
         ..TierSnapshot::default()
     }
 }
@@ -88,7 +94,7 @@ fn host(status: &EngineStatus, meter: &TierMeter) -> TierSnapshot {
     TierSnapshot { in_flight: status.count.pending, ..counted("host", &status.count.host, meter) }
 }
 
-fn nvme(status: &EngineStatus, meter: &TierMeter) -> Option<TierSnapshot> {
+fn nvme(status: &EngineStatus, meter: &Meter) -> Option<TierSnapshot> {
     if status.devices.is_empty() {
         return None;
     }
@@ -99,16 +105,27 @@ fn nvme(status: &EngineStatus, meter: &TierMeter) -> Option<TierSnapshot> {
         in_flight: sum(|device| device.in_flight_count),
         read_bytes: sum(|device| device.read_bytes),
         written_bytes: sum(|device| device.written_bytes),
-        ..counted("nvme", &status.count.nvme, meter)
+        latencies: vec![
+            ("load", meter.load_latency.count()),
+            ("store", meter.store_latency.count()),
+            ("sync", meter.sync_latency.count()),
+            ("commit", meter.commit_latency.count()),
+        ],
+        ..counted("nvme", &status.count.nvme, &meter.nvme)
     })
 }
 
-fn journal(status: &EngineStatus) -> JournalSnapshot {
+fn is_raised(status: &EngineStatus, alarm: Alarm) -> bool {
+    status.alarms.iter().any(|raised| raised.alarm == alarm)
+}
+
+fn journal(status: &EngineStatus, meter: &Meter) -> JournalSnapshot {
     JournalSnapshot {
         up: status.journal.state == JournalState::Open,
         epoch: status.journal.epoch,
         appended_seq: status.journal.appended_seq,
         durable_seq: status.journal.durable_seq,
         bytes: status.journal.bytes,
+        refused_records: meter.unjournaled_records.get(),
     }
 }

@@ -8,7 +8,7 @@ use kvtier_proto::v1::put_response::Outcome;
 use kvtier_proto::v1::{self, Durability};
 use kvtier_tests::wire::{Got, whole};
 use kvtier_tests::{Block, Wire, World, block};
-use tokio::task::JoinHandle;
+use tokio::task::JoinSet;
 use tokio_stream::StreamExt as _;
 
 /// Chains put at once, and blocks in each. Every other chain is durable.
@@ -23,7 +23,7 @@ pub(crate) struct Load {
     /// Blocks acknowledged durable since the start.
     pub(crate) acknowledged: Arc<AtomicU64>,
     promised: Arc<Mutex<BTreeSet<Name>>>,
-    puts: Vec<JoinHandle<()>>,
+    puts: JoinSet<()>,
 }
 
 fn chain(round: u64, number: u64) -> Vec<Block> {
@@ -35,26 +35,25 @@ impl Load {
     pub(crate) fn start(world: &World, round: u64, promised: BTreeSet<Name>) -> Self {
         let acknowledged = Arc::new(AtomicU64::new(0));
         let promised = Arc::new(Mutex::new(promised));
-        let puts = (0..CHAINS)
-            .map(|number| {
-                let (wire, space) = (world.wire.clone(), world.space.clone());
-                let (acknowledged, promised) = (Arc::clone(&acknowledged), Arc::clone(&promised));
-                tokio::task::spawn(async move {
-                    put(wire, space, round, number, |at| {
-                        promised.lock().expect("one thread at a time").insert((round, number, at));
-                        acknowledged.fetch_add(1, Ordering::Release);
-                    })
-                    .await;
+        let mut puts = JoinSet::new();
+        for number in 0..CHAINS {
+            let (wire, space) = (world.wire.clone(), world.space.clone());
+            let (acknowledged, promised) = (Arc::clone(&acknowledged), Arc::clone(&promised));
+            puts.spawn(async move {
+                put(wire, space, round, number, |at| {
+                    promised.lock().expect("one thread at a time").insert((round, number, at));
+                    acknowledged.fetch_add(1, Ordering::Release);
                 })
-            })
-            .collect();
+                .await;
+            });
+        }
         Self { acknowledged, promised, puts }
     }
 
     /// Waits until every put has noticed that the daemon is gone.
-    pub(crate) async fn finish(self) -> BTreeSet<Name> {
-        for put in self.puts {
-            put.await.expect("a put that is cut off ends without a panic");
+    pub(crate) async fn finish(mut self) -> BTreeSet<Name> {
+        while let Some(put) = self.puts.join_next().await {
+            put.expect("a put that is cut off ends without a panic");
         }
         std::mem::take(&mut self.promised.lock().expect("nobody puts any more"))
     }

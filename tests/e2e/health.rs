@@ -44,6 +44,33 @@ async fn metrics_tell_of_calls_and_blocks() {
     assert!(body.contains("host"), "{body}");
 }
 
+/// The value of one series.
+fn series(page: &str, name: &str) -> Option<f64> {
+    page.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.parse().ok())
+}
+
+/// Pinned bytes and the latencies of the tier were documented, exported, and always zero.
+#[tokio::test]
+async fn what_happens_behind_calls_shows_in_metrics() {
+    let mut world = World::new().await;
+    let chain = kvtier_tests::Block::chain("measured", 5, 100_000);
+    world.store(&chain, v1::Durability::Durable).await;
+    let mut world = world.crash_and_restart().await;
+    let (space, keys) = (world.space.clone(), kvtier_tests::block::keys(&chain));
+    world.wire.expect_blocks(&space, &chain).await;
+    let keys = keys.iter().map(|key| key.to_vec()).collect();
+    let pin = v1::PinRequest { space, name: "pin".into(), keys, ttl_ms: 60_000 };
+    world.wire.client.pin(pin).await.expect("a pin");
+    world.store(&kvtier_tests::Block::chain("written", 5, 100_000), v1::Durability::Durable).await;
+    let (_, page) = http(world.daemon.endpoints().http.expect("it listens on HTTP"), "/metrics");
+    assert_eq!(series(&page, "kvtier_pinned_bytes"), Some(500_000.0), "{page}");
+    for operation in ["load", "store", "sync", "commit"] {
+        let name = format!("kvtier_tier_operation_seconds_count{{tier=\"nvme\",operation=\"{operation}\"}}");
+        assert!(series(&page, &name).is_some_and(|count| count > 0.0), "{name} in {page}");
+    }
+    assert_eq!(series(&page, "kvtier_alarm{alarm=\"journal\"}"), Some(0.0), "{page}");
+}
+
 #[test]
 fn endpoints_are_written_for_tools_and_gone_after_a_clean_stop() {
     let daemon = Setup::default().start();

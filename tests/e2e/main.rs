@@ -1,6 +1,7 @@
 //! The real daemon, from outside: put, find, get, survive.
 
 mod deleting;
+mod deploy;
 mod draining;
 mod durable;
 mod events;

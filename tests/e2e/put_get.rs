@@ -68,7 +68,7 @@ async fn the_same_key_in_another_space_is_another_block() {
     let one = Block::root(b"k", 5000);
     let other = Block { payload: block::payload(b"other", 6000), ..one.clone() };
     world.wire.store(&first, std::slice::from_ref(&one), Durability::Volatile).await;
-    assert_eq!(world.wire.resident(&second, &[one.key.clone()]).await, 0, "spaces do not see each other");
+    assert_eq!(world.wire.resident(&second, std::slice::from_ref(&one.key)).await, 0, "spaces do not see each other");
     world.wire.store(&second, std::slice::from_ref(&other), Durability::Volatile).await;
     world.wire.expect_blocks(&first, &[one]).await;
     world.wire.expect_blocks(&second, &[other]).await;
@@ -134,7 +134,8 @@ async fn many_streams_at_once_lose_and_mix_up_nothing() {
     let client = |number: usize| {
         let (endpoints, space) = (endpoints.clone(), world.space.clone());
         async move {
-            let mut wire = if number % 2 == 0 { Wire::tcp(&endpoints).await } else { Wire::unix(&endpoints).await };
+            let mut wire =
+                if number.is_multiple_of(2) { Wire::tcp(&endpoints).await } else { Wire::unix(&endpoints).await };
             let chain = Block::chain(&format!("client {number}"), 30, 100_000 + number);
             wire.store(&space, &chain, Durability::Volatile).await;
             wire.expect_blocks(&space, &chain).await;

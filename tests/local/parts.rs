@@ -1,7 +1,7 @@
 //! Several ranks of one engine fill the parts of one block.
 
-use kvtier_client::SpaceDigest;
 use kvtier_client::local::{Committed, ReserveChain, Slot};
+use kvtier_client::{DeclineReason, SpaceDigest};
 use kvtier_tests::wire::description;
 use kvtier_tests::{Block, World};
 
@@ -20,7 +20,8 @@ async fn a_block_is_there_when_every_rank_has_committed_its_part() {
         let wanted = ReserveChain { part: rank as u32, ..ReserveChain::new(space, &names, lengths[rank]) };
         let slots = client.reserve(&wanted).expect("answered");
         let taken = ranks[1 - rank].reserve(&wanted).expect("answered");
-        assert!(taken.iter().all(|slot| matches!(slot, Slot::Taken)), "a part has one writer: {taken:?}");
+        let under_way = |slot: &Slot| matches!(slot, Slot::Declined { reason: DeclineReason::UnderWay, .. });
+        assert!(taken.iter().all(under_way), "a part has one writer: {taken:?}");
         let written = slots.into_iter().zip(&chain).map(|(slot, block)| {
             let Slot::Write(mut reservation) = slot else { panic!("{slot:?}") };
             let first = if rank == 0 { 0 } else { 6000 };

@@ -28,7 +28,7 @@ async fn a_stopped_writer_keeps_its_slots_from_others_and_its_late_commit_is_ref
     kvtier_tests::wire::within("the puts to be given up", async {
         loop {
             let answer = raw.reserve(&world, &chain[..1]);
-            if answer.outcomes != [i32::from(v1::ReserveOutcome::Taken)] {
+            if answer.refusals.iter().all(|refusal| refusal.reason() != v1::DeclineReason::UnderWay) {
                 let request = v1::AbortRequest { reservations: answer.reservations };
                 let _: v1::AbortResponse = raw.ask(Method::Abort, &request).expect("answered");
                 break;

@@ -29,6 +29,7 @@ async fn a_node_of_several_tenants_shares_with_nobody() {
     assert!(refused.message.contains("local.tenants"), "{refused:?}");
     // Also after they are gone: their bytes may still stand in free slots.
     let space = world.wire.open_space_of("other", of_tenant("other")).await.expect("it is open").space;
+    world.wire.status_until("recovery to end", |status| status.state == "serving").await;
     world.wire.client.drop_space(v1::DropSpaceRequest { space }).await.expect("dropped");
     assert!(Raw::attach(&world, LocalRole::Reader, "test").is_err());
 }

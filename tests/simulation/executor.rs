@@ -15,12 +15,14 @@ use kvtier_engine::port::{BoxFuture, Spawn};
 use crate::seed::Seed;
 
 type Task = Pin<Box<dyn Future<Output = ()>>>;
+/// Tasks of the engine that have not been polled yet, with their names.
+type Arrivals = Arc<Mutex<Vec<(&'static str, BoxFuture<()>)>>>;
 
 /// Tasks and which of them can go on.
 pub(crate) struct Executor {
     tasks: BTreeMap<u64, (&'static str, Task)>,
     ready: Arc<Mutex<BTreeSet<u64>>>,
-    arrivals: Arc<Mutex<Vec<(&'static str, BoxFuture<()>)>>>,
+    arrivals: Arrivals,
     local_arrivals: LocalSpawn,
     next_id: u64,
     /// Hash of every poll: name, task, outcome.
@@ -30,7 +32,7 @@ pub(crate) struct Executor {
 }
 
 /// The engine's Spawn port.
-pub(crate) struct SimSpawn(Arc<Mutex<Vec<(&'static str, BoxFuture<()>)>>>);
+pub(crate) struct SimSpawn(Arrivals);
 
 /// Starts tasks of the simulation from within one.
 #[derive(Clone, Default)]

@@ -61,7 +61,7 @@ impl Name {
     pub(crate) fn bytes(self) -> Vec<u8> {
         let number = (self.tenant * CHAINS + self.chain) * DEPTH + self.depth + 1;
         let length = 700 + (number * 2311) % 11_000;
-        (0..length).map(|at| (at.wrapping_mul(number * 2 + 1) >> 3 ^ number * 37) as u8).collect()
+        (0..length).map(|at| ((at.wrapping_mul(number * 2 + 1) >> 3) ^ (number * 37)) as u8).collect()
     }
 
     /// The block and its ancestors, first to last.

@@ -23,7 +23,7 @@ fn number(name: &str) -> Option<u64> {
 }
 
 /// Seeds that once found something, and what.
-const FOUND: [(u64, &str); 9] = [
+const FOUND: [(u64, &str); 11] = [
     (25, "a snapshot was taken between the commit of a block and its visibility"),
     (351, "a write-back evicted the block that was about to be leased"),
     (533, "a removal was logged after the block had been put again"),
@@ -32,7 +32,9 @@ const FOUND: [(u64, &str); 9] = [
     (677, "loads were throttled for ever in a tiny arena"),
     (1058, "a block became durable before its parent was put, and went when the parent did"),
     (1077, "a snapshot named blocks before the index had them"),
-    (5808, "emptying a host extent evicted durable blocks below a volatile parent"),
+    (296, "the log lost the opening of a space while its disk was full, and durable blocks had no home"),
+    (21804, "an entry of an earlier copy outlived a gap in the log because the block was being stored again"),
+    (69, "an interrupted write was taken for damage of the block that had been in the slot before"),
 ];
 
 #[test]

@@ -178,7 +178,7 @@ impl Client {
         let Some(space) = self.space(name).await else { return Ok(()) };
         let keys: Vec<_> = name.chain_to().iter().map(|name| name.key()).collect();
         let pin = format!("pin-{}", name.chain);
-        if self.engine.pin(&space, &pin, &keys, ttl).await.is_ok() && name.depth % 2 == 0 {
+        if self.engine.pin(&space, &pin, &keys, ttl).await.is_ok() && name.depth.is_multiple_of(2) {
             yield_now().await;
             self.engine.unpin(&space, &pin).ok();
         }

@@ -8,6 +8,7 @@
 
 mod arrows;
 mod bans;
+mod documents;
 mod manifests;
 mod names;
 mod places;

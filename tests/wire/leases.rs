@@ -42,16 +42,14 @@ async fn a_lease_that_has_ended_is_a_failed_precondition() {
     let space = world.space.clone();
     let lease = world.wire.lookup(&space, &block::keys(&chain), Some(20)).await.expect("another lease").lease;
     world.wire.status_until("the deadline", |status| status.leases == 0).await;
-    let answer = within("the end of the lease", async {
-        loop {
-            let answer = world.wire.get_lease(&lease).await;
-            if answer.is_err() {
-                return answer;
-            }
+    within("the end of the lease", async {
+        while world.wire.get_lease(&lease).await.is_ok() {
             breathe().await;
         }
-    });
-    Blame::expect(answer.await, Code::FailedPrecondition, "lease", "", "look the chain up again");
+    })
+    .await;
+    let answer = world.wire.get_lease(&lease).await;
+    Blame::expect(answer, Code::FailedPrecondition, "lease", "", "look the chain up again");
 }
 
 #[tokio::test]

@@ -229,6 +229,29 @@ async fn a_block_whose_bytes_stop_coming_is_rejected_at_its_deadline() {
     assert!(is_stored(&answer), "{answer:?}");
 }
 
+/// Two engines that compute one prompt put its blocks at once: neither of them made a mistake.
+#[tokio::test]
+async fn a_block_that_somebody_else_is_putting_is_declined_and_the_first_put_goes_on() {
+    let mut world = World::new().await;
+    let mut other = kvtier_tests::Wire::tcp(world.daemon.endpoints()).await;
+    let (sender, receiver) = tokio::sync::mpsc::channel(8);
+    let block = Block::root(b"both", 5000);
+    let begun = PutRequest { begin: Some(begin(&world.space, 1, &block, Durability::Volatile)), data: Bytes::new() };
+    sender.send(begun).await.expect("the stream is open");
+    let stream = tokio_stream::wrappers::ReceiverStream::new(receiver);
+    let mut answers = other.client.put(stream).await.expect("the stream begins").into_inner();
+    world.wire.status_until("the first put", |status| status.pending_puts == 1).await;
+
+    let second = world.wire.put_raw(whole(&world.space, 7, &block, Durability::Volatile)).await;
+    match outcome_of(&second.expect("the stream goes on"), 7) {
+        Outcome::Declined(declined) => assert_eq!(declined.reason(), DeclineReason::UnderWay, "{declined:?}"),
+        outcome => panic!("{outcome:?}"),
+    }
+    sender.send(PutRequest { begin: None, data: block.payload }).await.expect("the stream is open");
+    let answer = within("the first put", answers.message()).await.expect("the stream goes on").expect("an answer");
+    assert!(is_stored(&answer), "{answer:?}");
+}
+
 #[tokio::test]
 async fn a_client_that_vanishes_inside_a_block_leaves_nothing() {
     let mut world = World::new().await;

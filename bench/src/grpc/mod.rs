@@ -99,7 +99,7 @@ impl Servers {
         let bytes = u64::from(options.block_bytes) * options.blocks as u64;
         // Room for two runs: the newest stays resident while the next evicts the oldest.
         let host_bytes = (bytes * 5 / 2).next_multiple_of(64 << 20);
-        let kvtierd = Daemon::start(folder, &[format!("host.bytes={host_bytes}"), "nvme.enabled=false".into()])?;
+        let kvtierd = Daemon::start(folder, &[format!("host.bytes={host_bytes}B"), "nvme.enabled=false".into()])?;
         let (bare, bare_targets) = start_bare(folder, options)?;
         let port = free_port()?;
         let socket = folder.join("redis.sock");

@@ -99,6 +99,12 @@ pub(crate) fn show_count(count: u64) -> String {
     shown
 }
 
+/// Prints how many there are of something: `1 block`, `12,345 blocks`.
+pub(crate) fn show_counted(count: u64, one: &str) -> String {
+    let plural = if count == 1 { "" } else { "s" };
+    format!("{} {one}{plural}", show_count(count))
+}
+
 /// Prints a duration with its two largest units: `850 µs`, `12.3 s`, `3 h 5 m`.
 pub(crate) fn show_time(time: Duration) -> String {
     let seconds = time.as_secs();

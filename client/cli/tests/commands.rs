@@ -285,11 +285,11 @@ fn the_daemons_own_commands_are_handed_over() {
     let folder = tempfile::tempdir().expect("a folder");
     let program = folder.path().join("kvtier");
     std::fs::copy(env!("CARGO_BIN_EXE_kvtier"), &program).expect("copies");
-    let run = || {
+    let run = |arguments: &[&str]| {
         let mut command = Command::new(&program);
-        command.args(["fsck", "--data", "x y"]).env("PATH", folder.path()).output().expect("starts")
+        command.args(arguments).env("PATH", folder.path()).output().expect("starts")
     };
-    let absent = run();
+    let absent = run(&["fsck"]);
     let said = String::from_utf8(absent.stderr).expect("text");
     assert_eq!(absent.status.code(), Some(5), "{said}");
     assert!(said.contains("install kvtierd next to kvtier"), "{said}");
@@ -297,9 +297,13 @@ fn the_daemons_own_commands_are_handed_over() {
     let daemon = folder.path().join("kvtierd");
     std::fs::write(&daemon, "#!/bin/sh\nprintf '%s|' \"$@\"\nexit 7\n").expect("writes");
     std::fs::set_permissions(&daemon, std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("permits");
-    let handed_over = run();
+    let handed_over = run(&["fsck", "--data", "x y"]);
     assert_eq!(String::from_utf8(handed_over.stdout).expect("text"), "fsck|--data|x y|");
     assert_eq!(handed_over.status.code(), Some(7));
+    // Both programs know --json; wherever it stands, the daemon's program has to hear of it.
+    for arguments in [["--json", "fsck", "--quick"], ["fsck", "--json", "--quick"]] {
+        assert_eq!(String::from_utf8(run(&arguments).stdout).expect("text"), "fsck|--json|--quick|");
+    }
 }
 
 #[test]

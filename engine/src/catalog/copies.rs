@@ -192,11 +192,11 @@ impl Catalog {
         }
         let level = if entry.has(Level::Host) { Level::Host } else { Level::Nvme };
         self.vanish(now, index, cause, level);
-        self.to_doomed(index, cause);
+        self.mark_doomed(index, cause);
     }
 
     /// From now on the block exists only for those who hold it.
-    pub(super) fn to_doomed(&mut self, index: u32, cause: RemovalCause) {
+    pub(super) fn mark_doomed(&mut self, index: u32, cause: RemovalCause) {
         self.forget_key(index);
         self.blocks.set_state(index, State::Doomed);
         let entry = self.blocks.get_mut(index);

@@ -64,7 +64,7 @@ impl History {
     }
 
     fn bucket(&self, mark: u64) -> usize {
-        (mark as u32 as u64 * self.table.len() as u64 >> 32) as usize
+        ((mark as u32 as u64 * self.table.len() as u64) >> 32) as usize
     }
 
     pub(super) fn bytes(&self) -> u64 {

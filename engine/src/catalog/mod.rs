@@ -197,6 +197,7 @@ impl Catalog {
             leases: self.leases.count(),
             held_blocks: self.held_blocks,
             pins: self.pins.len() as u64,
+            pinned_bytes: self.pins.values().map(|pin| pin.payload_bytes).sum(),
             pending: self.pending.len() as u64,
             metadata_bytes: self.metadata_bytes(),
         }

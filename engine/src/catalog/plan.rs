@@ -46,7 +46,7 @@ pub enum Reserve {
     Write(PartClaim),
     /// The block is already visible.
     Duplicate,
-    /// This part is already committed or being written by somebody else.
+    /// This part is already committed.
     PartTaken,
     /// Another put of this block declared other part sizes or another parent.
     Disagrees(&'static str),
@@ -116,6 +116,8 @@ pub enum Decline {
     Busy,
     /// The index is still filling after a restart.
     Recovering,
+    /// Another put is writing this part right now.
+    UnderWay,
 }
 
 impl Decline {
@@ -132,6 +134,7 @@ impl Decline {
             Self::TooLarge => "too_large",
             Self::Busy => "busy",
             Self::Recovering => "recovering",
+            Self::UnderWay => "under_way",
         }
     }
 }
@@ -266,6 +269,8 @@ pub struct TierCount {
     pub payload_bytes: u64,
     /// Bytes of the slots in use, quarantined ones included.
     pub slot_bytes: u64,
+    /// Bytes of slots that are never used again, because their bytes did not verify.
+    pub quarantined_bytes: u64,
     /// Bytes of all extents.
     pub capacity_bytes: u64,
     /// Copies evicted since start.
@@ -289,6 +294,8 @@ pub struct CatalogCount {
     pub held_blocks: u64,
     /// Named pins.
     pub pins: u64,
+    /// Payload bytes under pins; a block under two pins counts twice.
+    pub pinned_bytes: u64,
     /// Puts that wait for parts.
     pub pending: u64,
     /// Bytes of RAM the metadata takes.

@@ -53,7 +53,9 @@ impl Catalog {
             Some(index) if state == Some(State::Pending) => self.join(index, &plan),
             _ => self.open(now, found, &plan),
         };
-        if let Reserve::Declined(why) = &answer {
+        if let Reserve::Declined(why) = &answer
+            && *why != Decline::UnderWay
+        {
             self.note_declined(now, plan.block, *why);
         }
         answer
@@ -127,7 +129,9 @@ impl Catalog {
         }
         match pending.parts[usize::from(plan.part)] {
             Part::Free => Reserve::Write(self.claim(entry.generation, plan.part, Vec::new())),
-            Part::Writing | Part::Done { .. } => Reserve::PartTaken,
+            // Two engines that compute one prompt put its blocks at once: no mistake of either.
+            Part::Writing => Reserve::Declined(Decline::UnderWay),
+            Part::Done { .. } => Reserve::PartTaken,
         }
     }
 
@@ -211,7 +215,7 @@ impl Catalog {
         if pending.writer_count() == 0 {
             self.pending.remove(&number);
         }
-        self.to_doomed(index, RemovalCause::Deleted);
+        self.mark_doomed(index, RemovalCause::Deleted);
     }
 }
 

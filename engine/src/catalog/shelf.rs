@@ -31,6 +31,7 @@ impl Shelf {
             blocks: self.blocks,
             payload_bytes: self.payload_bytes,
             slot_bytes: self.slots.used_bytes(),
+            quarantined_bytes: self.slots.quarantined_bytes(),
             capacity_bytes: self.slots.capacity_bytes(),
             evictions: self.evictions,
             corrupt: self.corrupt,

@@ -293,6 +293,11 @@ impl Slots {
         (self.used_pages + self.bad_pages) * PAGE_BYTES
     }
 
+    /// Bytes of quarantined slots.
+    pub(super) fn quarantined_bytes(&self) -> u64 {
+        self.bad_pages * PAGE_BYTES
+    }
+
     /// Bytes of all extents.
     pub(super) fn capacity_bytes(&self) -> u64 {
         let pages = |device: &Device| u64::from(device.extent_count) * u64::from(device.extent_pages);

@@ -53,6 +53,11 @@ impl Catalog {
         above
     }
 
+    /// Whether the block is on NVMe, or on its way there.
+    pub fn owns_nvme_slot(&self, block: BlockId) -> bool {
+        self.blocks.find_visible(block).is_some_and(|index| self.blocks.get(index).place(Level::Nvme).is_some())
+    }
+
     /// Whether a child of the block is durable, or on its way there: it was put while this block was still incomplete, and
     /// is reachable after a restart only if this block is durable, too.
     pub fn has_durable_child(&self, index: BlockIndex) -> bool {

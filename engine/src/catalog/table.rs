@@ -146,7 +146,7 @@ fn fingerprint(id: [u64; 2]) -> u32 {
 /// Where a fingerprint's slot should be: its share of the range, so that any number of slots will do.
 #[inline]
 fn home(print: u32, slots: usize) -> usize {
-    (u64::from(print) * slots as u64 >> 32) as usize
+    ((u64::from(print) * slots as u64) >> 32) as usize
 }
 
 #[inline]
@@ -200,6 +200,6 @@ mod tests {
     }
 
     fn id_of(shard: u64, print: u32) -> [u64; 2] {
-        [u64::from(print % 20) * 0x0ccc_cccd << 32 | u64::from(print), shard << 56]
+        [((u64::from(print % 20) * 0x0ccc_cccd) << 32) | u64::from(print), shard << 56]
     }
 }

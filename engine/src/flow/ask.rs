@@ -42,8 +42,6 @@ pub enum Reserved {
     Write(super::put::PartWriter),
     /// The block is there already. For a durable put the future says when the existing copy is durable, too.
     Duplicate(Option<DurableWait>),
-    /// Somebody else has written or is writing this part.
-    Taken,
     /// Refused.
     Declined(Decline),
 }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::alarm::Alarm;
 use super::{Shared, scrub};
 use crate::port::JournalState;
 
@@ -39,13 +40,13 @@ impl Shared {
 
     fn watch_journal(&self) {
         match self.ports.journal.status().state {
-            JournalState::Open => self.clear_alarm("journal"),
-            JournalState::Suspended(cause) => self.alarm(
-                "journal",
+            JournalState::Open => self.alarms.clear(Alarm::Journal),
+            JournalState::Suspended(cause) => self.alarms.raise(
+                Alarm::Journal,
                 format!("the metadata disk takes no records ({cause}): durable puts are declined until there is room"),
             ),
-            JournalState::Poisoned(cause) => self.alarm(
-                "journal",
+            JournalState::Poisoned(cause) => self.alarms.raise(
+                Alarm::Journal,
                 format!("the journal failed ({cause}): durable puts are declined; check the disk, then restart"),
             ),
         }

@@ -9,13 +9,14 @@ use std::time::Duration;
 
 use futures::channel::oneshot;
 
-use super::Shared;
+use super::alarm::Alarm;
+use super::{Shared, gap};
 use crate::place::TierKind;
 use crate::port::{IndexChange, Position, Record};
 
 /// Records applied at once.
 const BATCH_COUNT: usize = 4096;
-const RETRY: Duration = Duration::from_millis(500);
+pub(crate) const RETRY: Duration = Duration::from_millis(500);
 
 /// What a record means for the index.
 pub(crate) fn change_of(record: &Record) -> Option<IndexChange> {
@@ -43,13 +44,16 @@ pub(crate) async fn follow(shared: Arc<Shared>) {
         let records = match shared.ports.journal.read(applied, BATCH_COUNT).await {
             Ok(records) => records,
             Err(refused) => {
-                shared.alarm("index", format!("the index cannot follow the log: {refused}"));
+                shared.alarms.raise(Alarm::Index, format!("the index cannot follow the log: {refused}"));
                 shared.ports.clock.sleep(RETRY).await;
                 continue;
             }
         };
         let Some((last, _)) = records.last() else { continue };
         apply(&shared, changes_of(&records), last.seq).await;
+        if let Some(reset) = gap::gap_in(&shared, &records) {
+            gap::mend(&shared, reset).await;
+        }
         if shared.now().since(flushed_at) >= shared.settings.index_flush_interval {
             flush(&shared).await;
             flushed_at = shared.now();
@@ -59,13 +63,13 @@ pub(crate) async fn follow(shared: Arc<Shared>) {
 
 async fn apply(shared: &Arc<Shared>, changes: Vec<IndexChange>, covers: u64) {
     while let Err(error) = shared.ports.index.apply(changes.clone(), covers).await {
-        shared.alarm("index", format!("the index takes no changes: {error}"));
+        shared.alarms.raise(Alarm::Index, format!("the index takes no changes: {error}"));
         if shared.stopped() {
             return;
         }
         shared.ports.clock.sleep(RETRY).await;
     }
-    shared.clear_alarm("index");
+    shared.alarms.clear(Alarm::Index);
     shared.tell_applied(covers);
 }
 
@@ -102,8 +106,8 @@ pub(crate) async fn flush(shared: &Arc<Shared>) {
     match shared.ports.index.flush().await {
         Ok(covered) => {
             shared.ports.journal.covered(covered);
-            shared.clear_alarm("index_flush");
+            shared.alarms.clear(Alarm::IndexFlush);
         }
-        Err(error) => shared.alarm("index_flush", format!("the index cannot be flushed: {error}")),
+        Err(error) => shared.alarms.raise(Alarm::IndexFlush, format!("the index cannot be flushed: {error}")),
     }
 }

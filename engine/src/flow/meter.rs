@@ -125,6 +125,10 @@ pub struct Meter {
     pub load_latency: Latency,
     /// One batch from host to NVMe, committed.
     pub store_latency: Latency,
+    /// One sync of the devices a batch was written to.
+    pub sync_latency: Latency,
+    /// From a batch's commit records to their being durable.
+    pub commit_latency: Latency,
     declines: Mutex<BTreeMap<&'static str, u64>>,
     misses: Mutex<BTreeMap<&'static str, u64>>,
 }

@@ -5,12 +5,14 @@
 //! [`get`], [`load`], [`acquire`], [`recover`], [`events`].
 
 pub mod acquire;
+pub mod alarm;
 pub mod ask;
 mod core_guard;
 mod drain;
 pub mod error;
 pub mod events;
 mod find;
+mod gap;
 pub mod get;
 mod housekeeping;
 mod indexer;
@@ -26,15 +28,15 @@ mod spaces;
 pub mod status;
 mod store;
 
-use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures::channel::oneshot;
+use futures::future::select;
 
 use crate::catalog::{Catalog, CatalogSettings};
-use crate::port::{Moment, Record};
+use crate::port::{AppendRefused, Moment, Position, Record};
 
 pub(crate) use core_guard::CoreGuard;
 pub use error::EngineError;
@@ -53,11 +55,13 @@ pub(crate) struct Shared {
     meter: meter::Meter,
     core: Mutex<Core>,
     names: Mutex<names::NameCache>,
-    alarms: Mutex<BTreeMap<&'static str, String>>,
+    alarms: alarm::Alarms,
     recovery: Mutex<Option<Duration>>,
     filled: Mutex<Vec<oneshot::Sender<()>>>,
     applied: Mutex<Vec<(u64, oneshot::Sender<()>)>>,
     stopped: AtomicBool,
+    /// The epoch of the log the engine started in.
+    epoch_first: u64,
 }
 
 /// What the mutex holds.
@@ -92,7 +96,7 @@ impl Engine {
             catalog,
             spaces: spaces::SpaceTable::new(settings.root_secret, epoch),
             loads: load::LoadFlights::default(),
-            stores: store::StoreQueue::default(),
+            stores: store::StoreQueue::new(epoch),
             filling: false,
             draining: false,
         };
@@ -102,10 +106,11 @@ impl Engine {
             meter: meter::Meter::default(),
             core: Mutex::new(core),
             names: Mutex::default(),
-            alarms: Mutex::default(),
+            alarms: alarm::Alarms::default(),
             recovery: Mutex::default(),
             filled: Mutex::default(),
             applied: Mutex::default(),
+            epoch_first: epoch,
             stopped: AtomicBool::new(false),
         });
         let engine = Self { shared };
@@ -139,37 +144,29 @@ impl Shared {
 
     /// Appends records in the order of the decisions they tell: whoever calls holds the core. What the journal refuses is a gap: it begins a new
     /// epoch when it takes records again (INV-6).
-    pub(crate) fn journal(&self, _core: &mut Core, records: Vec<Record>) {
+    pub(crate) fn journal(&self, core: &mut Core, records: Vec<Record>) {
         if records.is_empty() {
             return;
         }
         let count = records.len() as u64;
-        if self.ports.journal.append(records).is_err() {
+        if self.append(core, records).is_err() {
             self.meter.unjournaled_records.add(count);
         }
     }
 
-    pub(crate) fn alarm(&self, name: &'static str, sentence: String) {
-        self.alarms.lock().expect("nobody panics while noting an alarm").insert(name, sentence);
-    }
-
-    pub(crate) fn clear_alarm(&self, name: &'static str) {
-        self.alarms.lock().expect("nobody panics while noting an alarm").remove(name);
-    }
-
-    fn alarms(&self) -> Vec<String> {
-        let mut alarms: Vec<String> =
-            self.alarms.lock().expect("nobody panics while noting an alarm").values().cloned().collect();
-        let devices = self.ports.nvme.as_ref().map(|tier| tier.health()).unwrap_or_default();
-        for (number, device) in devices.iter().enumerate() {
-            if device.state == crate::port::DeviceState::Poisoned {
-                alarms.push(format!(
-                    "nvme device {number} takes no stores: {}; replace or check it, then restart",
-                    device.detail
-                ));
-            }
+    /// The same, when the caller has to know.
+    pub(crate) fn append(&self, core: &mut Core, records: Vec<Record>) -> Result<Position, AppendRefused> {
+        let needed = records.iter().any(gap::is_needed);
+        let appended = self.ports.journal.append(records);
+        if needed {
+            core.stores.ground.note(&appended);
         }
-        alarms
+        appended
+    }
+
+    fn alarms(&self) -> Vec<alarm::RaisedAlarm> {
+        let devices = self.ports.nvme.as_ref().map(|tier| tier.health()).unwrap_or_default();
+        self.alarms.all(&devices)
     }
 
     fn recovered(&self, started: Moment) {
@@ -196,6 +193,16 @@ impl Shared {
         };
         // Dropped without a word only when the engine stops.
         waiter.await.ok();
+    }
+
+    /// The same, at most until `deadline`. False: the deadline has passed.
+    async fn filled_before(&self, deadline: Moment) -> bool {
+        let left = deadline.since(self.now());
+        if left.is_zero() {
+            return false;
+        }
+        select(std::pin::pin!(self.filled()), self.ports.clock.sleep(left)).await;
+        true
     }
 
     fn stopped(&self) -> bool {

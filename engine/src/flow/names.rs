@@ -71,7 +71,7 @@ mod tests {
     fn space(table: &mut SpaceTable, number: u32, model: &str) -> Space {
         let description = SpaceDescription::single_part("acme", model, 16, 4096);
         let digest = description.digest().expect("a good description");
-        table.insert(SpaceRecord { number, name: model.into(), digest, description });
+        table.insert(SpaceRecord { number, name: model.into(), digest, description }, 0);
         table.find(&digest).expect("just inserted").clone()
     }
 

@@ -54,13 +54,17 @@ impl std::fmt::Debug for PartWriter {
 
 impl Engine {
     /// Asks for room for one part of a block. While the host tier is full of blocks on their way to NVMe, it waits for
-    /// them, at most [`ROOM_PATIENCE`].
+    /// them, and a durable put just after the start waits for the index, at most [`ROOM_PATIENCE`].
     pub async fn reserve(&self, put: &PutPart) -> Result<Reserved, EngineError> {
         let deadline = self.shared.now().after(ROOM_PATIENCE);
         loop {
             let reserved = self.reserve_now(put).await?;
-            let full = matches!(reserved, Reserved::Declined(Decline::HostFull | Decline::Busy));
-            if !full || !self.shared.room(deadline).await {
+            let again = match &reserved {
+                Reserved::Declined(Decline::HostFull | Decline::Busy) => self.shared.room(deadline).await,
+                Reserved::Declined(Decline::Recovering) => self.shared.filled_before(deadline).await,
+                _ => false,
+            };
+            if !again {
                 return Ok(reserved);
             }
         }
@@ -113,7 +117,7 @@ impl Engine {
                 self.shared.meter.duplicates.add(1);
                 Ok(Reserved::Duplicate(Some(self.shared.make_durable(core, block))))
             }
-            Reserve::PartTaken => Ok(Reserved::Taken),
+            Reserve::PartTaken => Err(EngineError::invalid("part", put.part, "each part of a block is put once")),
             Reserve::Disagrees(what) => Err(EngineError::invalid(
                 what,
                 &put.key,

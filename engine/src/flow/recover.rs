@@ -12,6 +12,7 @@ use std::sync::Arc;
 
 use kvtier_identity::BlockId;
 
+use super::alarm::Alarm;
 use super::{Core, Engine, Shared, indexer};
 use crate::catalog::plan::Fill;
 use crate::flow::error::EngineError;
@@ -41,7 +42,7 @@ impl Engine {
         for record in spaces {
             let bytes = u32::try_from(record.description.block_bytes_max()).expect("a block has at most 64 MiB");
             core.catalog.register_size(bytes);
-            core.spaces.insert(record);
+            core.spaces.insert(record, 0);
         }
         core.catalog.begin_fill(&quarantined);
         core.filling = true;
@@ -57,11 +58,12 @@ pub(crate) async fn fill(shared: Arc<Shared>) {
         let entries = match shared.ports.index.scan(after, FILL_COUNT).await {
             Ok(entries) => entries,
             Err(error) => {
-                shared.alarm("recovery", format!("the index cannot be read: {error}"));
+                shared.alarms.raise(Alarm::Recovery, format!("the index cannot be read: {error}"));
                 shared.ports.clock.sleep(std::time::Duration::from_millis(500)).await;
                 continue;
             }
         };
+        shared.alarms.clear(Alarm::Recovery);
         let mut core = shared.lock();
         let Some((last, _)) = entries.last() else {
             core.finish_fill();

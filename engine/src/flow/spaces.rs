@@ -8,9 +8,9 @@ use std::collections::BTreeMap;
 
 use kvtier_identity::{BlockId, Key, SpaceDescription, SpaceDigest, TenantSecret};
 
-use super::Engine;
 use super::ask::SpaceSummary;
 use super::error::EngineError;
+use super::{Core, Engine};
 use crate::port::{Record, SpaceRecord};
 
 const NUMBERS_PER_EPOCH: u32 = 1 << 12;
@@ -23,6 +23,8 @@ const DROP_STEP_COUNT: usize = 1024;
 pub(crate) struct Space {
     pub(crate) record: SpaceRecord,
     secret: TenantSecret,
+    /// Position of its `SpaceOpened`; 0 if the index knew it at the start.
+    logged_seq: u64,
 }
 
 impl Space {
@@ -52,11 +54,18 @@ impl SpaceTable {
         Self { root_secret, epoch, opened: 0, open: BTreeMap::new(), names: BTreeMap::new(), digests: BTreeMap::new() }
     }
 
-    pub(crate) fn insert(&mut self, record: SpaceRecord) {
+    pub(crate) fn insert(&mut self, record: SpaceRecord, logged_seq: u64) {
         let secret = TenantSecret::derive(&self.root_secret, &record.description.tenant);
         self.names.insert(record.name.clone(), record.digest);
         self.digests.insert(record.number, record.digest);
-        self.open.insert(record.digest, Space { record, secret });
+        self.open.insert(record.digest, Space { record, secret, logged_seq });
+    }
+
+    /// The space was logged again.
+    pub(crate) fn note_logged(&mut self, digest: &SpaceDigest, seq: u64) {
+        if let Some(space) = self.open.get_mut(digest) {
+            space.logged_seq = seq;
+        }
     }
 
     pub(crate) fn find(&self, digest: &SpaceDigest) -> Result<&Space, EngineError> {
@@ -118,36 +127,41 @@ impl Engine {
         }
         let digest =
             description.digest().map_err(|error| EngineError::invalid(error.field, error.value, error.rule))?;
-        let sequence = {
+        let (sequence, created) = {
             let mut core = self.shared.lock();
-            if core.spaces.open.contains_key(&digest) {
-                return Ok((digest, false));
+            match core.spaces.open.get(&digest) {
+                Some(space) => (space.logged_seq, false),
+                None => (self.create_space(&mut core, name, digest, description)?, true),
             }
-            if let Some(other) = core.spaces.names.get(name) {
-                return Err(EngineError::Conflict(format!(
-                    "space name {name} belongs to {other}, this description is {digest}: choose another name or drop that space"
-                )));
-            }
-            let record = SpaceRecord { number: core.spaces.next_number()?, name: name.into(), digest, description };
-            let position = self
-                .shared
-                .ports
-                .journal
-                .append(vec![Record::SpaceOpened(record.clone())])
-                .map_err(|refused| EngineError::unavailable("the journal", refused))?;
-            for part in [record.description.block_bytes_max()] {
-                core.catalog.register_size(u32::try_from(part).expect("a block has at most 64 MiB"));
-            }
-            core.spaces.insert(record);
-            position.seq
         };
-        self.shared
-            .ports
-            .journal
-            .durable(sequence)
-            .await
-            .map_err(|error| EngineError::unavailable("the journal", error))?;
-        Ok((digest, true))
+        // Somebody else's opening may not be durable yet, or have been lost: then it is logged again after the gap.
+        if sequence > 0 {
+            let durable = self.shared.ports.journal.durable(sequence).await;
+            durable.map_err(|error| EngineError::unavailable("the journal", error))?;
+        }
+        Ok((digest, created))
+    }
+
+    /// Returns the position of its record.
+    fn create_space(
+        &self,
+        core: &mut Core,
+        name: &str,
+        digest: SpaceDigest,
+        description: SpaceDescription,
+    ) -> Result<u64, EngineError> {
+        if let Some(other) = core.spaces.names.get(name) {
+            return Err(EngineError::Conflict(format!(
+                "space name {name} belongs to {other}, this description is {digest}: choose another name or drop that space"
+            )));
+        }
+        let record = SpaceRecord { number: core.spaces.next_number()?, name: name.into(), digest, description };
+        let appended = self.shared.append(core, vec![Record::SpaceOpened(Box::new(record.clone()))]);
+        let position = appended.map_err(|refused| EngineError::unavailable("the journal", refused))?;
+        let block_bytes = u32::try_from(record.description.block_bytes_max()).expect("a block has at most 64 MiB");
+        core.catalog.register_size(block_bytes);
+        core.spaces.insert(record, position.seq);
+        Ok(position.seq)
     }
 
     /// Every open space.

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::Engine;
+use super::alarm::RaisedAlarm;
 use super::meter::Meter;
 use crate::catalog::plan::CatalogCount;
 use crate::port::{DeviceHealth, JournalStatus, Position};
@@ -16,8 +17,8 @@ pub struct EngineStatus {
     pub position: Position,
     /// `recovering`, `serving`, `draining` or `degraded`.
     pub state: &'static str,
-    /// What is wrong and what to do, one sentence each.
-    pub alarms: Vec<String>,
+    /// What is wrong and what to do.
+    pub alarms: Vec<RaisedAlarm>,
     /// What the catalog holds.
     pub count: CatalogCount,
     /// NVMe devices; empty without the tier.

@@ -7,6 +7,9 @@
 //!                                             as durable, waiters told
 //! ```
 //!
+//! A slot that held another block is written only after the removal of that block is durable: otherwise a crash leaves an
+//! index that takes the new bytes for damaged old ones. What happens when the log loses the removal: `flow/gap.rs`.
+//!
 //! A worker takes what is queued, at most one batch, and carries it to the end; a few workers run at once so that the
 //! device writes one batch while another syncs. Batches grow with the load: that is the group commit of the data.
 
@@ -17,6 +20,7 @@ use futures::channel::oneshot;
 use futures::future::select;
 use kvtier_identity::BlockId;
 
+use super::gap::Ground;
 use super::{Core, Shared};
 use crate::catalog::plan::{BlockIndex, Decline, StorePlan};
 use crate::header::SlotHeader;
@@ -27,7 +31,7 @@ use crate::port::{AppendRefused, IndexEntry, Moment, Record, RemovalCause, Store
 pub(crate) type StoreWaiter = oneshot::Receiver<Result<(), Decline>>;
 
 /// Blocks on their way to NVMe.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct StoreQueue {
     queue: VecDeque<Ticket>,
     workers: usize,
@@ -38,6 +42,8 @@ pub(crate) struct StoreQueue {
     room: Vec<oneshot::Sender<()>>,
     /// First sequence number of every batch of commit records whose blocks do not count as durable yet.
     commits: BTreeSet<u64>,
+    /// What every store stands on.
+    pub(crate) ground: Ground,
     /// Every device is poisoned or gone: nothing more is stored.
     pub(crate) down: bool,
 }
@@ -49,6 +55,8 @@ struct Ticket {
     from: Slot,
     to: Slot,
     entry: IndexEntry,
+    /// Written only once the log is durable up to here: then nothing else is at home in the slot.
+    after: u64,
 }
 
 impl Ticket {
@@ -67,6 +75,20 @@ impl Ticket {
 }
 
 impl StoreQueue {
+    pub(crate) fn new(epoch: u64) -> Self {
+        Self {
+            queue: VecDeque::new(),
+            workers: 0,
+            in_flight: 0,
+            waiters: BTreeMap::new(),
+            idle: Vec::new(),
+            room: Vec::new(),
+            commits: BTreeSet::new(),
+            ground: Ground::new(epoch),
+            down: false,
+        }
+    }
+
     /// Blocks queued or in flight.
     pub(crate) fn unwritten(&self) -> usize {
         self.queue.len() + self.in_flight
@@ -156,6 +178,9 @@ impl Shared {
         if core.stores.queue.len() >= self.settings.store_queue_count_max {
             return Err(Decline::Busy);
         }
+        if !core.stores.ground.is_logged() {
+            return Err(Decline::JournalUnavailable);
+        }
         let Some(resident) = core.catalog.peek(block) else { return Err(Decline::HostFull) };
         match core.catalog.begin_store(self.now(), resident.index, block) {
             StorePlan::Durable => return Ok(None),
@@ -164,7 +189,8 @@ impl Shared {
             StorePlan::Declined(decline) => return Err(decline),
             StorePlan::Store { index, from, to, block, entry, records } => {
                 self.journal(core, records);
-                core.stores.queue.push_back(Ticket { index, block, from, to, entry });
+                let after = core.stores.ground.newest_seq();
+                core.stores.queue.push_back(Ticket { index, block, from, to, entry, after });
                 self.start_store_worker(core);
             }
         }
@@ -201,6 +227,11 @@ impl Shared {
     async fn store_batch(self: &Arc<Self>, batch: Vec<Ticket>) {
         let started = self.now();
         let tier = self.ports.nvme.as_ref().expect("nothing is queued without an NVMe tier");
+        if !self.stands_firm(&batch).await {
+            let untouched = vec![StoreOutcome::Failed(TierError::Busy); batch.len()];
+            self.finish_batch(batch, &untouched, &Ok(()), Commit::Premature);
+            return;
+        }
         let stores = {
             let core = self.lock();
             batch.iter().map(|ticket| ticket.store(&core)).collect::<Vec<_>>()
@@ -208,10 +239,12 @@ impl Shared {
         let outcomes = tier.store(stores).await;
         assert_eq!(outcomes.len(), batch.len(), "a tier answers every operation of a batch");
         let devices: BTreeSet<u16> = batch.iter().map(|ticket| ticket.to.device).collect();
-        let synced = match outcomes.contains(&StoreOutcome::Written) {
-            true => tier.sync(devices.into_iter().collect()).await,
-            false => Ok(()),
-        };
+        let mut synced = Ok(());
+        if outcomes.contains(&StoreOutcome::Written) {
+            let started = self.now();
+            synced = tier.sync(devices.into_iter().collect()).await;
+            self.meter.sync_latency.record(self.now().since(started));
+        }
         if synced.is_err() {
             self.meter.nvme.sync_failures.add(1);
         }
@@ -221,6 +254,13 @@ impl Shared {
         let committed = self.commit(&written).await;
         self.meter.store_latency.record(self.now().since(started));
         self.finish_batch(batch, &outcomes, &synced, committed);
+    }
+
+    /// Waits until the log has forgotten what the slots held before, and knows their spaces. False: it never will.
+    async fn stands_firm(&self, batch: &[Ticket]) -> bool {
+        let after = batch.iter().map(|ticket| ticket.after).max().unwrap_or(0);
+        let durable = after == 0 || self.ports.journal.durable(after).await.is_ok();
+        durable && self.lock().stores.ground.is_logged()
     }
 
     /// Journals the commit records and waits until they are durable.
@@ -241,7 +281,10 @@ impl Shared {
             (first, last.seq)
         };
         let (first, last) = appended;
-        match self.ports.journal.durable(last).await {
+        let started = self.now();
+        let durable = self.ports.journal.durable(last).await;
+        self.meter.commit_latency.record(self.now().since(started));
+        match durable {
             Ok(()) => Commit::Durable { first },
             Err(_) => Commit::Unknown { first },
         }
@@ -310,13 +353,20 @@ impl Shared {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Commit {
     Nothing,
-    Durable { first: u64 },
+    Durable {
+        first: u64,
+    },
     Refused,
-    Unknown { first: u64 },
+    Unknown {
+        first: u64,
+    },
+    /// Nothing was written: the log still knows another block in one of the slots.
+    Premature,
 }
 
 fn verdict(outcome: &StoreOutcome, synced: &Result<(), TierError>, committed: Commit) -> Result<(), Decline> {
     match (outcome, synced, committed) {
+        (_, _, Commit::Premature) => Err(Decline::JournalUnavailable),
         (StoreOutcome::Written, Ok(()), Commit::Durable { .. }) => Ok(()),
         (StoreOutcome::Written, Ok(()), _) => Err(Decline::JournalUnavailable),
         (StoreOutcome::Failed(TierError::Busy), _, _) => Err(Decline::Busy),

@@ -36,7 +36,7 @@ pub enum IndexChange {
     /// The block is gone.
     Remove(BlockId),
     /// A space exists.
-    PutSpace(SpaceRecord),
+    PutSpace(Box<SpaceRecord>),
     /// A space does not exist any more. Its blocks are removed one by one.
     RemoveSpace(u32),
     /// A slot must not be used.

@@ -67,8 +67,8 @@ pub enum Record {
         /// Why, for people.
         reason: String,
     },
-    /// A space was opened.
-    SpaceOpened(SpaceRecord),
+    /// A space was opened. Boxed: it is rare, and would make every record of a queue three times as large.
+    SpaceOpened(Box<SpaceRecord>),
     /// A space and all its blocks were dropped.
     SpaceDropped {
         /// Its number.

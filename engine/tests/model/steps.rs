@@ -67,10 +67,10 @@ impl World {
         let asked = u32::from(a) % BLOCKS;
         // Mostly the first block of the chain that is missing, as a client would.
         let missing = chain(asked).into_iter().find(|number| !self.blocks[*number as usize].visible());
-        let number = if b % 5 == 0 { asked } else { missing.unwrap_or(asked) };
+        let number = if b.is_multiple_of(5) { asked } else { missing.unwrap_or(asked) };
         let sizes = part_bytes(number);
         let part = u16::from(c) % sizes.len() as u16;
-        let odd = b % 16 == 0 && self.blocks[number as usize].pending.is_some();
+        let odd = b.is_multiple_of(16) && self.blocks[number as usize].pending.is_some();
         let plan = PutPlan {
             block: id(number),
             space: space(number),
@@ -99,13 +99,18 @@ impl World {
             }
             Reserve::PartTaken => {
                 let pending = model.pending.expect("a part is taken from a pending put");
-                let writing = |writer: &Writer| (writer.claim.pending, writer.claim.part) == (pending, part);
-                assert!(self.parts.contains_key(&(pending, part)) || self.writers.iter().any(writing));
+                assert!(self.parts.contains_key(&(pending, part)));
                 self.coverage.note("part taken");
             }
             Reserve::Disagrees(field) => {
                 assert!(odd && model.pending.is_some(), "{field}");
                 self.coverage.note("disagrees");
+            }
+            Reserve::Declined(Decline::UnderWay) => {
+                let pending = model.pending.expect("a part is written by a put under way");
+                let writing = |writer: &Writer| (writer.claim.pending, writer.claim.part) == (pending, part);
+                assert!(self.writers.iter().any(writing));
+                self.coverage.note("under way");
             }
             Reserve::Declined(why) => self.declined(number, why, orphan),
         }
@@ -132,7 +137,7 @@ impl World {
             return;
         }
         let Writer { number, claim, given_up } = self.writers.remove(usize::from(a) % self.writers.len());
-        let crc = (c % 8 != 0).then(|| self.fresh());
+        let crc = (!c.is_multiple_of(8)).then(|| self.fresh());
         match self.catalog.finish_part(self.now, &claim, crc, combine) {
             PartOutcome::Incomplete => {
                 assert!(!given_up);
@@ -161,7 +166,7 @@ impl World {
                 self.expect_stored_host(number, &record);
                 let model = self.model(number);
                 (model.host, model.pending, model.index) = (Some(whole), None, Some(index));
-                if admit && c % 2 == 0 {
+                if admit && c.is_multiple_of(2) {
                     self.begin_store(number);
                 }
             }
@@ -186,7 +191,7 @@ impl World {
             let tier = if model.host.is_some() { TierKind::Host } else { TierKind::Nvme };
             assert_eq!((Some(found.index), found.tier, found.length), (model.index, tier, length(*number)));
         }
-        if c % 3 == 0 {
+        if c.is_multiple_of(3) {
             let admitted = self.catalog.take_admitted(4);
             assert!(admitted.iter().all(|(at, block)| self.blocks[number(*block) as usize].index == Some(*at)));
             for (_, block) in admitted {
@@ -218,7 +223,7 @@ impl World {
 
     fn release(&mut self, a: u16, b: u16, c: u8) {
         let owner = OwnerId(u128::from(c % 3));
-        if b % 16 == 0 {
+        if b.is_multiple_of(16) {
             let records = self.catalog.release_owner(owner);
             self.apply(&records);
             let gone: Vec<_> =
@@ -227,7 +232,7 @@ impl World {
             return;
         }
         let id = LeaseId(u128::from(a) % (u128::from(self.next) + 2));
-        let id = if b % 2 == 0 { self.leases.keys().next().copied().unwrap_or(id) } else { id };
+        let id = if b.is_multiple_of(2) { self.leases.keys().next().copied().unwrap_or(id) } else { id };
         let leased = self.catalog.leased(self.now, id, owner).map(<[_]>::to_vec);
         match self.leases.get(&id) {
             Some(lease) if lease.owner == owner && lease.deadline > self.now => {
@@ -262,7 +267,7 @@ impl World {
         let space = u32::from(c % 2);
         let name = format!("pin {}", b % 3);
         let pin = (space, name.clone());
-        if b % 5 == 0 {
+        if b.is_multiple_of(5) {
             let ended = self.catalog.unpin(space, &name);
             assert_eq!(ended.is_some(), self.pins.remove(&pin).is_some());
             return;
@@ -298,7 +303,7 @@ impl World {
         let number = u32::from(a) % BLOCKS;
         let model = self.blocks[number as usize].clone();
         let plan = match model.index {
-            Some(index) if b % 2 == 0 => self.catalog.begin_load(self.now, index),
+            Some(index) if b.is_multiple_of(2) => self.catalog.begin_load(self.now, index),
             _ => self.catalog.begin_load_block(self.now, id(number)),
         };
         match plan {
@@ -340,7 +345,7 @@ impl World {
         let verified = outcome == LoadOutcome::Verified;
         assert!(self.bad.contains(&from) || self.nvme_reads(from, tag), "a slot changed under a load (INV-8)");
         self.write_host(to, tag);
-        let known_key = (b % 2 != 0).then(|| key(number));
+        let known_key = (!b.is_multiple_of(2)).then(|| key(number));
         let done = self.catalog.finish_load(self.now, index, &outcome, known_key.clone());
         self.coverage.note(match (&outcome, doomed) {
             (_, true) => "load of a doomed block ended",
@@ -384,7 +389,7 @@ impl World {
         };
         let volatile: Vec<u32> = (0..BLOCKS).filter(volatile).collect();
         match volatile.get(usize::from(a) % volatile.len().max(1)) {
-            Some(number) if b % 4 != 0 => self.begin_store(*number),
+            Some(number) if !b.is_multiple_of(4) => self.begin_store(*number),
             _ => self.begin_store(u32::from(a) % BLOCKS),
         }
     }
@@ -422,7 +427,7 @@ impl World {
         assert!(self.host_reads(from, tag), "a slot changed under a store (INV-8)");
         self.write_nvme(to, tag);
         assert_eq!(self.catalog.is_doomed(index), doomed);
-        let stored = c % 8 != 0;
+        let stored = !c.is_multiple_of(8);
         self.catalog.finish_store(self.now, index, stored);
         if doomed {
             self.coverage.note("store of a doomed block ended");
@@ -439,7 +444,7 @@ impl World {
 
     fn scrub(&mut self, a: u16, _b: u16, c: u8) {
         if let Some((index, number)) = self.scrubs.pop() {
-            if c % 4 == 0 {
+            if c.is_multiple_of(4) {
                 let records = self.catalog.quarantine(self.now, index);
                 let healthy = self.blocks[number as usize].host.is_some();
                 self.apply(&records);
@@ -496,7 +501,7 @@ impl World {
     fn rare(&mut self, a: u16, b: u16, c: u8) {
         match c % 8 {
             0 | 1 => self.restart(b),
-            2 if b % 4 == 0 => self.drop_space(u32::from(a % 2), usize::from(b % 7) + 1),
+            2 if b.is_multiple_of(4) => self.drop_space(u32::from(a % 2), usize::from(b % 7) + 1),
             3 => self.snapshot(usize::from(b % 7) + 1),
             _ => self.delete(u32::from(a) % BLOCKS),
         }
@@ -586,7 +591,7 @@ impl World {
             self.removed_in_fill.clear();
             return;
         };
-        if c % 8 == 0 {
+        if c.is_multiple_of(8) {
             left.insert(usize::from(b) % (left.len() + 1), number);
         }
         let Some(entry) = self.index.get(&number).cloned() else {

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use super::machine::{DirectoryState, FileState, Machine};
 use super::problem::{Origin, Problem};
 use super::resolve::Resolved;
+use super::sections::NVME_HEAD_BYTES;
 use super::{Config, unit};
 
 /// Longest path of a unix socket, in bytes.
@@ -29,6 +30,7 @@ pub(crate) fn check(config: &Config, resolved: &Resolved, machine: &dyn Machine)
     check.exposure();
     check.tls();
     check.sizes();
+    check.nvme_size();
     check.data_directory();
     check.nvme_files();
     check.memory();
@@ -131,7 +133,6 @@ impl Check<'_> {
         let config = self.config;
         let not_above = [
             ("host.extent_bytes", config.host.extent_bytes, "host.bytes", config.host.bytes),
-            ("nvme.extent_bytes", config.nvme.extent_bytes, "nvme.bytes", config.nvme.bytes),
             (
                 "wal.group_commit_max_bytes",
                 config.wal.group_commit_max_bytes,
@@ -163,14 +164,27 @@ impl Check<'_> {
                 );
             }
         }
-        let needed = config.wal.retain_bytes.saturating_add(2 * config.wal.segment_bytes);
+        let needed = config.wal.retain_bytes.saturating_add(4 * config.wal.segment_bytes);
         if config.wal.bytes_max < needed {
             let message = format!(
-                "wal.bytes_max = \"{}\" is below wal.retain_bytes and two segments, {}; raise it or lower wal.retain_bytes",
+                "wal.bytes_max = \"{}\" is below wal.retain_bytes and four segments, {}; raise it, or lower wal.retain_bytes or wal.segment_bytes",
                 unit::show_size(config.wal.bytes_max),
                 unit::show_size(needed)
             );
             self.tell("wal.bytes_max", message);
+        }
+    }
+
+    fn nvme_size(&mut self) {
+        let config = self.config;
+        let least = config.nvme.extent_bytes + NVME_HEAD_BYTES;
+        if config.nvme.enabled && config.nvme.bytes < least {
+            let message = format!(
+                "nvme.bytes = \"{}\" does not hold 1 MiB and one extent, \"{}\"; raise it or lower nvme.extent_bytes",
+                unit::show_size(config.nvme.bytes),
+                unit::show_size(least)
+            );
+            self.tell("nvme.bytes", message);
         }
     }
 

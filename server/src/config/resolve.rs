@@ -10,6 +10,9 @@ use super::table::{Known, Preset, Setting, Values};
 use super::unit;
 use super::value::{Kind, Literal, Value, Whole};
 
+/// How alike the nearest setting must be to be worth naming; 1 is the same.
+const LIKENESS_MIN: f64 = 0.5;
+
 /// All values, and who set each.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Resolved {
@@ -74,15 +77,16 @@ fn unknown(value: &Given) -> String {
     let section = value.path.split_once('.').map_or("", |(section, _)| section);
     let known_section = section.is_empty() || SECTIONS.iter().any(|known| known.name == section);
     let what = if known_section { "setting" } else { "section and setting" };
-    format!(
-        "unknown {what} \"{}\"; the nearest is \"{}\" (`kvtierd settings` lists all)",
-        value.path,
-        nearest(&value.path)
-    )
+    let path = &value.path;
+    match nearest(path) {
+        Some(near) => format!("unknown {what} \"{path}\"; the nearest is \"{near}\" (`kvtierd settings` lists all)"),
+        None => format!("unknown {what} \"{path}\"; `kvtierd settings` lists all"),
+    }
 }
 
-/// The most similar path. A key that exists in another section counts as near, however its section is called.
-fn nearest(path: &str) -> String {
+/// The most similar path, if any is similar at all. A key that exists in another section counts as near, however its
+/// section is called.
+fn nearest(path: &str) -> Option<String> {
     let key = path.rsplit('.').next().unwrap_or(path);
     let likeness = |setting: &Setting| {
         let whole = strsim::normalized_damerau_levenshtein(path, &setting.path());
@@ -90,7 +94,7 @@ fn nearest(path: &str) -> String {
         whole + same_key
     };
     let best = settings().max_by(|a, b| likeness(a).total_cmp(&likeness(b)));
-    best.map(Setting::path).unwrap_or_default()
+    best.filter(|best| likeness(best) >= LIKENESS_MIN).map(Setting::path)
 }
 
 fn understand(setting: &Setting, given: &Given, machine: &dyn Machine, values: &Values) -> Result<Value, Problem> {

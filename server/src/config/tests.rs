@@ -121,6 +121,42 @@ fn an_unknown_key_names_the_nearest_and_its_line() {
     assert!(told.contains("kvtier.toml:3: unknown setting \"host.bites\"; the nearest is \"host.bytes\""), "{told}");
 }
 
+/// `check-config` said that the settings were good, and the start was refused: a file of exactly one extent, a log of
+/// three segments, extents of 2 GiB, a cool-down of an hour.
+#[test]
+fn what_is_good_here_is_good_to_every_component() {
+    use crate::assemble::{arena_settings, nvme_settings, wal_settings};
+    let folder = tempfile::tempdir().unwrap();
+    let home = crate::home::Home::open(folder.path(), true).unwrap();
+    let machine = Fixed { memory_bytes: 1 << 50, free_bytes: 1 << 60, ..machine() };
+    let mut taken = 0;
+    for setting in super::sections::settings().filter(|setting| setting.bound != super::table::Bound::NONE) {
+        for extreme in [setting.bound.least, setting.bound.most] {
+            let text = match setting.kind {
+                Kind::Time => format!("{}us", extreme / 1000),
+                Kind::Size | Kind::SizeOf(_) => format!("{extreme}B"),
+                _ => extreme.to_string(),
+            };
+            let path = setting.path();
+            let Ok(config) = Config::load(&flags(&[(&path, &text)]), false, &machine) else { continue };
+            taken += 1;
+            assert_eq!(nvme_settings(&config).validate(), Ok(()), "{path} = {text}");
+            assert_eq!(arena_settings(&config).validate(), Ok(()), "{path} = {text}");
+            assert_eq!(wal_settings(&config, &home).validate(), [], "{path} = {text}");
+        }
+    }
+    assert!(taken > 40, "only {taken} extremes were taken: the values are not written as they should be");
+    let least = |bytes: &str| flags(&[("nvme.extent_bytes", "16MiB"), ("nvme.bytes", bytes)]);
+    assert!(one_problem(&least("16MiB"), &machine).contains("does not hold 1 MiB and one extent, \"17MiB\""));
+    assert_eq!(nvme_settings(&Config::load(&least("17MiB"), false, &machine).unwrap()).validate(), Ok(()));
+}
+
+#[test]
+fn a_key_like_no_other_names_none() {
+    let told = one_problem(&flags(&[("foo.x", "3")]), &machine());
+    assert!(told.contains("unknown section and setting \"foo.x\"; `kvtierd settings` lists all"), "{told}");
+}
+
 #[test]
 fn a_key_in_the_wrong_section_names_the_right_section() {
     let told = one_problem(&flags(&[("host.queue_depth", "3")]), &machine());

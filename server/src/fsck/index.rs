@@ -111,7 +111,7 @@ impl Told {
         match record {
             Record::StoredNvme { block, entry } => drop(self.blocks.insert(block, entry)),
             Record::Removed { block, tier: TierKind::Nvme, .. } => drop(self.blocks.remove(&block)),
-            Record::SpaceOpened(space) => drop(self.spaces.insert(space.number, space)),
+            Record::SpaceOpened(space) => drop(self.spaces.insert(space.number, *space)),
             Record::SpaceDropped { space, .. } => drop(self.spaces.remove(&space)),
             Record::Quarantined { slot } => self.quarantined.push(slot),
             Record::Removed { .. } | Record::StoredHost { .. } | Record::Reset { .. } => {}

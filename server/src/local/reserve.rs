@@ -51,7 +51,6 @@ impl Session {
                 let number = self.hold(HeldKind::Existing(wait), None)?;
                 slots.push(Outcome::Duplicate, number, 0, 0);
             }
-            Ok(Reserved::Taken) => slots.push(Outcome::Taken, 0, 0, 0),
             Ok(Reserved::Declined(decline)) => {
                 let (reason, detail) = answer::decline_words(decline);
                 slots.refuse(Outcome::Declined, reason, detail.to_owned());

@@ -47,14 +47,6 @@ words! {
         Lookup = "lookup",
         /// One get call until its last block.
         Get = "get",
-        /// One batch from a persistent tier into the host tier, verified.
-        Load = "load",
-        /// One batch from the host tier to a persistent tier.
-        Store = "store",
-        /// One sync of the event log.
-        WalSync = "wal_sync",
-        /// One sync of the NVMe tier.
-        TierSync = "tier_sync",
     }
 }
 

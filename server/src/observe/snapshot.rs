@@ -1,8 +1,10 @@
 //! The figures of a node at one moment, as plain numbers.
 //!
-//! Whoever assembles the engine implements [`SnapshotSource`]; nothing here names an engine type. Counters count from
+//! Whoever assembles the engine implements [`SnapshotSource`]; the only engine type here is a histogram. Counters count from
 //! the start of the process and never fall. Labels come from small fixed sets: a label made of a key, a space or an
 //! address would make the number of series unbounded.
+
+use kvtier_engine::flow::meter::LatencyCount;
 
 /// Answers with the figures of now. Called at each scrape, from a thread that may wait for a lock, never for a disk.
 pub trait SnapshotSource: Send + Sync + 'static {
@@ -40,7 +42,15 @@ pub struct NodeSnapshot {
     pub spaces: u64,
     /// Subscribers to the event log.
     pub subscribers: u64,
-    /// Seconds from process start until the RAM index was complete; nothing while it fills.
+    /// Leases ended by their deadline.
+    pub expired_leases: u64,
+    /// Incomplete puts given up at their deadline.
+    pub expired_puts: u64,
+    /// Blocks verified by the scrubber.
+    pub scrubbed_blocks: u64,
+    /// Alarms by name, and whether they are raised.
+    pub alarms: Vec<(&'static str, bool)>,
+    /// Seconds the RAM index took to fill after the start; nothing while it fills.
     pub recovery_seconds: Option<f64>,
 }
 
@@ -75,8 +85,10 @@ pub struct TierSnapshot {
     pub written_bytes: u64,
     /// Reads whose bytes did not verify.
     pub crc_failures: u64,
-    /// Slots taken out of use because of that.
-    pub quarantined_slots: u64,
+    /// Bytes of slots taken out of use because of that.
+    pub quarantined_bytes: u64,
+    /// How long its operations took, by kind: `load`, `store`, `sync`, `commit`.
+    pub latencies: Vec<(&'static str, LatencyCount)>,
 }
 
 /// The event log.
@@ -92,6 +104,8 @@ pub struct JournalSnapshot {
     pub durable_seq: u64,
     /// Bytes on disk.
     pub bytes: u64,
+    /// Records it could not take.
+    pub refused_records: u64,
 }
 
 /// The index.

@@ -210,6 +210,7 @@ pub(crate) fn decline_words(decline: Decline) -> (v1::DeclineReason, &'static st
         Decline::Recovering => {
             (Reason::Recovering, "the index is still filling after a restart: try again, or put it as volatile")
         }
+        Decline::UnderWay => (Reason::UnderWay, "somebody else is putting this block right now: look it up later"),
     }
 }
 
@@ -229,7 +230,7 @@ pub(crate) fn miss(miss: &Miss) -> v1::Miss {
     let place = miss.tier.map_or("its tier", TierKind::name);
     let ago = miss.age.map_or_else(String::new, |age| format!(" {} ago", words_of(age)));
     let (reason, detail) = match miss.reason {
-        MissReason::NeverStored => (Reason::NeverStored, "not stored, as far as the history remembers".to_owned()),
+        MissReason::NeverStored => (Reason::NeverStored, "never stored, as far as the history remembers".to_owned()),
         MissReason::Removed(RemovalCause::Evicted) => {
             (Reason::Evicted, format!("evicted from {place}{ago} for room of another block"))
         }

@@ -147,10 +147,6 @@ impl Intake {
                     State::Filling(Box::new(Filling { tag, announced, crc, writer, begun, deadline, _room: room }));
                 None
             }
-            Ok(Reserved::Taken) => {
-                let bad = BadField::new("part", put.part, "each part of a block is put once");
-                Some(Step::Answer(answer::rejected(tag, bad)))
-            }
             Ok(Reserved::Duplicate(None)) => {
                 Some(Step::Answer(answer::outcome(tag, Outcome::Duplicate(v1::Duplicate {}))))
             }

@@ -65,7 +65,7 @@ pub struct NodeFacts {
     /// The data directory, for people.
     pub data_directory: String,
     /// How the host arena was made, for people.
-    pub host_detail: String,
+    pub host_detail: Arc<dyn Fn() -> String + Send + Sync>,
     /// Log position the index holds on stable storage.
     pub index_covered_seq: Arc<dyn Fn() -> u64 + Send + Sync>,
     /// Open connections.

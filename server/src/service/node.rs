@@ -38,7 +38,7 @@ pub(crate) fn status(node: &Node) -> v1::StatusResponse {
         connections: (node.facts.connections)(),
         spaces: status.spaces,
         data_directory: node.facts.data_directory.clone(),
-        alarms: status.alarms,
+        alarms: status.alarms.iter().map(ToString::to_string).collect(),
         local: node.local.get().map(|desk| local(node, &desk.count())),
     }
 }
@@ -63,7 +63,7 @@ fn host_tier(node: &Node, status: &EngineStatus) -> v1::TierStatus {
     let tier = v1::TierStatus {
         tier: v1::Tier::Host.into(),
         state: "up".to_owned(),
-        detail: node.facts.host_detail.clone(),
+        detail: (node.facts.host_detail)(),
         in_flight: status.count.pending,
         ..v1::TierStatus::default()
     };

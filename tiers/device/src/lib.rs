@@ -20,7 +20,6 @@
 //! A [`DiskBuffer`] is an address; that it names mapped memory of that size for as long as `keep` lives is the promise
 //! of whoever made it. Safe makers are [`AlignedBuffer`] and the host tier's arena. All unsafe code of the disks stands
 //! on that promise.
-#![allow(clippy::module_name_repetitions)]
 
 mod aligned;
 mod answer;

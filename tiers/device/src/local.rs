@@ -65,8 +65,15 @@ pub fn open_disk(settings: &DiskSettings) -> Result<LocalDisk, OpenError> {
 impl LocalDisk {
     /// Offers memory for registration; a driver that has no use for it ignores it.
     pub fn register_arena(&self, arena: Arena) {
+        let bytes = arena.bytes;
+        self.register_arena_up_to(arena, bytes);
+    }
+
+    /// Offers an arena's first `ready_bytes` bytes, because pages behind them may still be moved, as they are while an
+    /// arena is prefaulted with huge pages. To be called again with more.
+    pub fn register_arena_up_to(&self, arena: Arena, ready_bytes: u64) {
         match &self.driven {
-            Driven::Uring(disk) => disk.register_arena(arena),
+            Driven::Uring(disk) => disk.register_arena_up_to(arena, ready_bytes),
             Driven::Pool(_) => {}
         }
     }

@@ -40,7 +40,7 @@ pub struct DiskSettings {
     /// Transfers that may wait, per priority, 1 to 1,048,576; more are answered `Busy`.
     pub queue_count_max: u32,
     /// Longest single transfer in bytes, 4 KiB to 64 MiB, a multiple of 4 KiB. Longer operations are cut, neighbours are
-    /// joined up to this.
+    /// joined up to this. The default takes a block of 4 MiB with its header page in one.
     pub transfer_bytes_max: u32,
     /// Stores at the device at once in bytes, at least 4 KiB: what a load may find before it.
     pub store_bytes_in_flight_max: u64,
@@ -60,7 +60,7 @@ impl DiskSettings {
             driver: Driver::Auto,
             depth: 64,
             queue_count_max: 16_384,
-            transfer_bytes_max: 4 << 20,
+            transfer_bytes_max: (4 << 20) + ALIGNMENT_BYTES as u32,
             store_bytes_in_flight_max: 64 << 20,
             pool_thread_count: 16,
             arena_chunk_bytes: 64 << 20,

@@ -93,11 +93,12 @@ impl Arena {
         let (bytes, extent_bytes) = (settings.bytes, settings.extent_bytes);
         let refused = |source| ArenaError::Refused { action: "counting generations of", bytes, source };
         let generations = Generations::of_arena(bytes).map_err(refused)?;
+        let prefaulting = Prefaulting::of_extents(extent_bytes, huge_pages.are_collapsed());
         Ok(Self {
             mapping: Arc::new(mapping),
             geometry: DeviceGeometry { bytes, extent_bytes, first_extent_offset: 0 },
             report: ArenaReport { bytes, extent_bytes, huge_pages, locking },
-            prefaulting: Prefaulting::of_extents(extent_bytes),
+            prefaulting,
             generations,
         })
     }
@@ -105,6 +106,17 @@ impl Arena {
     /// What was got and why not more.
     pub fn report(&self) -> &ArenaReport {
         &self.report
+    }
+
+    /// What was got, with the huge pages made so far, for people.
+    pub fn describe(&self) -> String {
+        let (report, progress) = (&self.report, self.prefault_progress());
+        if !report.huge_pages.are_collapsed() {
+            return report.to_string();
+        }
+        let why = progress.why_not_huge.map(|why| format!(" ({why})")).unwrap_or_default();
+        let (huge, touched) = (progress.huge_bytes, progress.done_bytes);
+        format!("{report}; {huge} of {touched} bytes touched are in 2 MiB pages{why}")
     }
 
     /// Address of the first byte, to register the whole arena with a device once.
@@ -264,23 +276,26 @@ fn map(settings: &ArenaSettings) -> Result<(Mapping, HugePages), ArenaError> {
         return Err(ArenaError::Required { what: "backing with huge pages", why: why_not_reserved, remedy });
     }
     let mapping = map_small(bytes)?;
-    let huge_pages = ask_transparent(&mapping, why_not_reserved);
+    let huge_pages = ask_transparent(&mapping, settings, why_not_reserved);
     Ok((mapping, huge_pages))
 }
 
-fn ask_transparent(mapping: &Mapping, why_not_reserved: String) -> HugePages {
+fn ask_transparent(mapping: &Mapping, settings: &ArenaSettings, why_not_reserved: String) -> HugePages {
     let policy = machine::shared_huge_page_policy();
-    match mapping.advise(Advice::LinuxHugepage) {
-        Err(error) => HugePages::Small { why: format!("reserved: {why_not_reserved}; transparent: {error}") },
-        Ok(()) => match policy.as_deref() {
-            Some("advise" | "always" | "within_size" | "force") => HugePages::Transparent { why_not_reserved },
-            other => {
-                let policy = other.unwrap_or("unknown");
-                HugePages::Small {
-                    why: format!("reserved: {why_not_reserved}; transparent: shmem_enabled is {policy}"),
-                }
-            }
-        },
+    let why = match (mapping.advise(Advice::LinuxHugepage), policy.as_deref()) {
+        (Ok(()), Some("advise" | "always" | "within_size" | "force")) => {
+            return HugePages::Transparent { why_not_reserved };
+        }
+        (Err(error), _) => format!("reserved: {why_not_reserved}; transparent: {error}"),
+        (Ok(()), policy) => {
+            let policy = policy.unwrap_or("unknown");
+            format!("reserved: {why_not_reserved}; transparent: shmem_enabled is {policy}")
+        }
+    };
+    match settings.prefault {
+        _ if policy.as_deref() == Some("deny") => HugePages::Small { why },
+        false => HugePages::Small { why: format!("{why}; collapsed: prefault is off") },
+        true => HugePages::Collapsed { why },
     }
 }
 
@@ -290,7 +305,7 @@ fn map_reserved(bytes: u64) -> Result<Mapping, String> {
     }
     let file = sealed_file(bytes, MemfdFlags::HUGETLB | MemfdFlags::HUGE_2MB).map_err(|error| error.to_string())?;
     // Mapping reserves all pages, so a later touch cannot fail for lack of them.
-    Mapping::of_file(file, bytes as usize).map_err(|error| format!("too few free ones ({error})"))
+    Mapping::of_huge_file(file, bytes as usize).map_err(|error| format!("too few free ones ({error})"))
 }
 
 fn map_small(bytes: u64) -> Result<Mapping, ArenaError> {

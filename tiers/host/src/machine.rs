@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 /// limits are no limits.
 pub fn memory_bytes() -> u64 {
     let info = rustix::system::sysinfo();
-    #[allow(clippy::unnecessary_cast)] // The field's width differs between architectures.
+    #[allow(clippy::unnecessary_cast, reason = "the field's width differs between architectures")]
     let physical = (info.totalram as u64).saturating_mul(u64::from(info.mem_unit));
     let groups = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
     group_limit_bytes(Path::new("/sys/fs/cgroup"), &groups).map_or(physical, |limit| limit.min(physical))

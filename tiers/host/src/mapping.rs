@@ -13,11 +13,21 @@ use std::ptr::{self, NonNull};
 
 use rustix::mm::{Advice, MapFlags, MlockFlags, ProtFlags};
 
-/// A shared, writable mapping of a whole sealed file.
+use crate::settings::HUGE_PAGE_BYTES;
+
+/// Tells the kernel to put 2 MiB of small pages into one huge page now. Linux 6.1 and newer for shared memory; `libc` and
+/// `rustix` do not name it yet.
+const MADV_COLLAPSE: libc::c_int = 25;
+
+/// A shared, writable mapping of a whole sealed file, at a multiple of 2 MiB if it is that large: a huge page has room
+/// only where address and file agree.
 pub(crate) struct Mapping {
     start: NonNull<u8>,
     bytes: usize,
     file: OwnedFd,
+    /// Addresses taken, the mapping among them.
+    reserved: NonNull<c_void>,
+    reserved_bytes: usize,
 }
 
 // SAFETY: the mapping is plain memory of the process, bound to no thread.
@@ -26,13 +36,32 @@ unsafe impl Send for Mapping {}
 unsafe impl Sync for Mapping {}
 
 impl Mapping {
-    /// Maps all `bytes` of `file`.
+    /// Maps all `bytes` of `file`, a file of small pages.
     pub(crate) fn of_file(file: OwnedFd, bytes: usize) -> io::Result<Self> {
-        let access = ProtFlags::READ | ProtFlags::WRITE;
+        let huge = HUGE_PAGE_BYTES as usize;
+        let alignment = if bytes >= huge { huge } else { 1 };
+        let reserved_bytes = bytes.checked_add(alignment).ok_or(io::ErrorKind::InvalidInput)?;
         // SAFETY: a fresh mapping at an address of the kernel's choice replaces nothing.
-        let start = unsafe { rustix::mm::mmap(ptr::null_mut(), bytes, access, MapFlags::SHARED, &file, 0) }?;
-        let start = NonNull::new(start.cast::<u8>()).ok_or_else(|| io::Error::other("mapped at address zero"))?;
-        Ok(Self { start, bytes, file })
+        let reserved = unsafe {
+            rustix::mm::mmap_anonymous(ptr::null_mut(), reserved_bytes, ProtFlags::empty(), MapFlags::PRIVATE)
+        }?;
+        let skip = reserved.expose_provenance().next_multiple_of(alignment) - reserved.addr();
+        // SAFETY: `skip` is less than the alignment by which the reservation is larger than the mapping.
+        let place = unsafe { reserved.byte_add(skip) };
+        let flags = MapFlags::SHARED | MapFlags::FIXED;
+        // If this fails the reservation is left alone: the kernel may have made a hole of it, and somebody else's memory
+        // may lie there by now.
+        // SAFETY: it replaces a part of the reservation just made, which nobody else knows.
+        let start = unsafe { rustix::mm::mmap(place, bytes, ACCESS, flags, &file, 0) }?;
+        Ok(Self { start: not_null(start)?.cast(), bytes, file, reserved: not_null(reserved)?, reserved_bytes })
+    }
+
+    /// Maps all `bytes` of `file`, a file of reserved huge pages, which the kernel aligns by itself.
+    pub(crate) fn of_huge_file(file: OwnedFd, bytes: usize) -> io::Result<Self> {
+        // SAFETY: a fresh mapping at an address of the kernel's choice replaces nothing.
+        let start = unsafe { rustix::mm::mmap(ptr::null_mut(), bytes, ACCESS, MapFlags::SHARED, &file, 0) }?;
+        let start = not_null(start)?;
+        Ok(Self { start: start.cast(), bytes, file, reserved: start, reserved_bytes: bytes })
     }
 
     /// Address of the first byte.
@@ -86,6 +115,17 @@ impl Mapping {
         }
     }
 
+    /// Puts every whole 2 MiB of a range into a huge page and maps it as one; changes no byte and is safe while others
+    /// use them. Each must have a page already. An error tells about at least one of them, others may have been done.
+    pub(crate) fn collapse(&self, at: usize, bytes: usize) -> io::Result<()> {
+        let from = self.pointer(at, bytes).cast::<c_void>();
+        // SAFETY: the range lies in this mapping, and collapsing keeps its bytes.
+        match unsafe { libc::madvise(from, bytes, MADV_COLLAPSE) } {
+            0 => Ok(()),
+            _ => Err(io::Error::last_os_error()),
+        }
+    }
+
     /// Locks each page once it has been touched.
     pub(crate) fn lock_on_fault(&self) -> io::Result<()> {
         // SAFETY: locking changes no byte and the range is exactly this mapping.
@@ -117,6 +157,12 @@ impl Mapping {
     }
 }
 
+const ACCESS: ProtFlags = ProtFlags::READ.union(ProtFlags::WRITE);
+
+fn not_null(address: *mut c_void) -> io::Result<NonNull<c_void>> {
+    NonNull::new(address).ok_or_else(|| io::Error::other("mapped at address zero"))
+}
+
 fn harmless(advice: Advice) -> bool {
     matches!(advice, Advice::LinuxPopulateWrite | Advice::LinuxHugepage | Advice::LinuxDontDump)
 }
@@ -130,7 +176,7 @@ impl AsFd for Mapping {
 impl Drop for Mapping {
     fn drop(&mut self) {
         // SAFETY: views and regions hold a reference to this value, so none is left (INV-8).
-        let unmapped = unsafe { rustix::mm::munmap(self.start.as_ptr().cast(), self.bytes) };
+        let unmapped = unsafe { rustix::mm::munmap(self.reserved.as_ptr(), self.reserved_bytes) };
         debug_assert!(unmapped.is_ok(), "munmap of our own mapping: {unmapped:?}");
     }
 }

@@ -12,6 +12,12 @@ pub enum HugePages {
         /// Why not reserved ones.
         why_not_reserved: String,
     },
+    /// 4 KiB pages, each 2 MiB of which is put into a huge page while it is prefaulted;
+    /// [`PrefaultProgress`](crate::PrefaultProgress) says how many have been.
+    Collapsed {
+        /// Why neither reserved nor transparent ones.
+        why: String,
+    },
     /// 4 KiB pages.
     Small {
         /// Why not larger ones.
@@ -46,20 +52,36 @@ pub struct ArenaReport {
     pub locking: Locking,
 }
 
+impl HugePages {
+    /// Whether prefaulting makes huge pages of small ones.
+    pub(crate) fn are_collapsed(&self) -> bool {
+        matches!(self, Self::Transparent { .. } | Self::Collapsed { .. })
+    }
+}
+
 impl fmt::Display for ArenaReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} bytes in extents of {}, ", self.bytes, self.extent_bytes)?;
+        write!(f, "{} in extents of {}, ", shown(self.bytes), shown(self.extent_bytes))?;
         match &self.huge_pages {
             HugePages::Reserved => f.write_str("reserved 2 MiB pages")?,
             HugePages::Transparent { why_not_reserved } => {
                 write!(f, "transparent huge pages (reserved ones: {why_not_reserved})")?;
             }
+            HugePages::Collapsed { why } => write!(f, "4 KiB pages put into 2 MiB ones while prefaulted ({why})")?,
             HugePages::Small { why } => write!(f, "4 KiB pages ({why})")?,
         }
         match &self.locking {
-            Locking::Locked => f.write_str(", locked as touched"),
+            Locking::Locked => f.write_str(", locked in memory"),
             Locking::NotNeeded => f.write_str(", never swapped"),
             Locking::Swappable { why } => write!(f, ", may be swapped ({why})"),
         }
+    }
+}
+
+/// An extent is a multiple of 4 KiB.
+fn shown(bytes: u64) -> String {
+    match bytes.is_multiple_of(1 << 20) {
+        true => format!("{} MiB", bytes >> 20),
+        false => format!("{} KiB", bytes >> 10),
     }
 }

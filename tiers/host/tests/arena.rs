@@ -83,14 +83,14 @@ fn prefaulting_touches_every_page_extent_by_extent_and_changes_none() {
 #[test]
 fn prefaulting_in_the_background_ends_by_itself() {
     let arena = Arc::new(Arena::create(&small()).unwrap());
-    arena.prefault_in_background().unwrap().join().unwrap();
+    arena.prefault_in_background(|_| ()).unwrap().join().unwrap();
     assert_eq!(arena.prefault_progress().state, Prefault::Done);
 }
 
 #[test]
 fn prefaulting_does_not_outlive_the_arena() {
     let arena = Arc::new(Arena::create(&ArenaSettings { bytes: 64 * MIB, ..small() }).unwrap());
-    let thread = arena.prefault_in_background().unwrap();
+    let thread = arena.prefault_in_background(|_| ()).unwrap();
     drop(arena);
     thread.join().unwrap();
 }
@@ -98,9 +98,57 @@ fn prefaulting_does_not_outlive_the_arena() {
 #[test]
 fn two_threads_share_the_prefaulting() {
     let arena = Arc::new(Arena::create(&ArenaSettings { bytes: 8 * MIB, ..small() }).unwrap());
-    let threads = [arena.prefault_in_background().unwrap(), arena.prefault_in_background().unwrap()];
+    let threads = [arena.prefault_in_background(|_| ()).unwrap(), arena.prefault_in_background(|_| ()).unwrap()];
     threads.into_iter().for_each(|thread| thread.join().unwrap());
     assert_eq!(arena.prefault_progress().done_bytes, 8 * MIB);
+}
+
+/// Bytes of the arena's mapping that the kernel maps as huge pages.
+fn huge_bytes_of(arena: &Arena) -> u64 {
+    let maps = std::fs::read_to_string("/proc/self/smaps").unwrap();
+    let begin = format!("{:x}-", arena.address());
+    let ours = maps.lines().skip_while(|line| !line.starts_with(&begin));
+    let line = ours.into_iter().find(|line| line.starts_with("ShmemPmdMapped:")).expect("the kernel counts them");
+    line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() << 10
+}
+
+#[test]
+fn huge_pages_are_had_as_the_progress_says_and_keep_every_byte() {
+    let settings = ArenaSettings { bytes: 16 * MIB + (64 << 10), ..small() };
+    let arena = Arena::create(&settings).unwrap();
+    let slot = Slot { device: 0, offset: 5 * MIB, bytes: 3 << 20 };
+    let payload: Vec<u8> = (0..2_000_000_u32).map(|at| (at >> 3) as u8).collect();
+    let crc = arena.write(slot, 0, &payload);
+    while arena.prefault_step().state == Prefault::Working {}
+    let progress = arena.prefault_progress();
+    assert_eq!((progress.done_bytes, progress.ready_bytes), (settings.bytes, settings.bytes));
+    assert_eq!(progress.huge_bytes, huge_bytes_of(&arena), "{progress:?}, {}", arena.report());
+    assert_eq!(progress.huge_bytes < 16 * MIB, progress.why_not_huge.is_some(), "{progress:?}");
+    assert_eq!(arena.checksum(slot, 0, payload.len() as u32), crc);
+    assert_eq!(arena.address() as u64 % (2 * MIB), 0);
+}
+
+#[test]
+fn no_huge_pages_are_made_where_they_are_off_or_nothing_is_prefaulted() {
+    let off = ArenaSettings { bytes: 4 * MIB, huge_pages: Wish::Off, ..small() };
+    let arena = Arena::create(&off).unwrap();
+    while arena.prefault_step().state == Prefault::Working {}
+    assert_eq!((arena.prefault_progress().huge_bytes, huge_bytes_of(&arena)), (0, 0));
+    let lazy = Arena::create(&ArenaSettings { huge_pages: Wish::Auto, prefault: false, ..off }).unwrap();
+    let report = lazy.report();
+    let said = matches!(&report.huge_pages, HugePages::Small { why } if why.contains("prefault is off"));
+    assert!(said || matches!(report.huge_pages, HugePages::Transparent { .. } | HugePages::Reserved), "{report}");
+}
+
+#[test]
+fn readiness_grows_from_the_start_and_ends_with_the_arena() {
+    let settings = ArenaSettings { bytes: 8 * MIB, extent_bytes: MIB, ..small() };
+    let arena = Arc::new(Arena::create(&settings).unwrap());
+    let (told, heard) = std::sync::mpsc::channel();
+    arena.prefault_in_background(move |ready| told.send(ready).unwrap()).unwrap().join().unwrap();
+    let heard: Vec<u64> = heard.iter().collect();
+    assert!(heard.is_sorted() && heard.last() == Some(&(8 * MIB)), "{heard:?}");
+    assert!(heard.len() > 1, "it is told on the way: {heard:?}");
 }
 
 #[test]

@@ -93,13 +93,16 @@ fn piece(shared: &Shared, device: &Device, place: usize, load: Load) -> Result<P
 
 async fn finish(shared: &Arc<Shared>, device: &Arc<Device>, chunks: Vec<Chunk>) -> Placed<LoadOutcome> {
     let mut outcomes = Vec::new();
-    for (chunk, results) in chunks {
+    let mut chunks = chunks.into_iter();
+    while let Some((chunk, results)) = chunks.next() {
         let mut results = results.await.into_iter();
         for piece in &chunk {
             let result = results.next().unwrap_or(Err(DiskError::Closed));
             outcomes.push(conclude(shared, device, piece, result));
         }
-        give_way().await;
+        if chunks.len() > 0 {
+            give_way().await;
+        }
     }
     outcomes
 }

@@ -89,7 +89,8 @@ fn piece(shared: &Shared, device: &Device, place: usize, store: Store) -> Result
 async fn write_all(shared: &Shared, device: &Device, pieces: Vec<Piece<Given>>) -> Placed<StoreOutcome> {
     let mut outcomes = Vec::with_capacity(pieces.len());
     let mut at_device = Vec::new();
-    for chunk in cut(pieces) {
+    let mut chunks = cut(pieces).into_iter();
+    while let Some(chunk) = chunks.next() {
         let (sound, scribbled): (Vec<_>, Vec<_>) =
             chunk.into_iter().partition(|piece| complete(&*shared.memory, &piece.tag.1));
         for piece in scribbled {
@@ -102,7 +103,9 @@ async fn write_all(shared: &Shared, device: &Device, pieces: Vec<Piece<Given>>) 
         }
         let results = device.disk.submit(sound.iter().map(Piece::write).collect(), Priority::Store);
         at_device.push((sound, results));
-        give_way().await;
+        if chunks.len() > 0 {
+            give_way().await;
+        }
     }
     for (chunk, results) in at_device {
         let mut results = results.await.into_iter();

@@ -107,13 +107,14 @@ pub async fn a_scan_meets_every_block_once_in_id_order(index: &dyn Index) {
 /// By number and by place, each once.
 pub async fn spaces_and_quarantined_slots_are_kept_in_order(index: &dyn Index) {
     let slot = |device, offset| Slot { device, offset, bytes: 8192 };
-    let mut batch: Vec<_> = [300, 2, 1, 70_000].map(|number| IndexChange::PutSpace(sample_space(number))).into();
+    let mut batch: Vec<_> =
+        [300, 2, 1, 70_000].map(|number| IndexChange::PutSpace(Box::new(sample_space(number)))).into();
     batch.push(IndexChange::RemoveSpace(2));
     batch.push(IndexChange::RemoveSpace(9));
     batch.extend([slot(1, 0), slot(0, 1 << 40), slot(0, 4096), slot(1, 0)].map(IndexChange::Quarantine));
     index.apply(batch, 1).await.expect("a good batch applies");
     let renamed = SpaceRecord { name: "renamed".into(), ..sample_space(300) };
-    index.apply(vec![IndexChange::PutSpace(renamed.clone())], 2).await.expect("a good batch applies");
+    index.apply(vec![IndexChange::PutSpace(Box::new(renamed.clone()))], 2).await.expect("a good batch applies");
     assert_eq!(index.spaces().await, Ok(vec![sample_space(1), renamed, sample_space(70_000)]));
     assert_eq!(index.quarantined().await, Ok(vec![slot(0, 4096), slot(0, 1 << 40), slot(1, 0)]));
 }
@@ -189,7 +190,7 @@ pub async fn what_was_flushed_is_there_after_a_reopen(subject: &mut impl Subject
     let slot = Slot { device: 3, offset: 8192, bytes: 12_288 };
     let index = subject.create();
     let mut batch: Vec<_> = (0..100).map(put).collect();
-    batch.extend([IndexChange::PutSpace(sample_space(1)), IndexChange::Quarantine(slot)]);
+    batch.extend([IndexChange::PutSpace(Box::new(sample_space(1))), IndexChange::Quarantine(slot)]);
     index.apply(batch, 50).await.expect("a good batch applies");
     index.apply(vec![IndexChange::Remove(BlockId(7))], 51).await.expect("a good batch applies");
     assert_eq!(index.flush().await, Ok(51));

@@ -184,7 +184,7 @@ impl Content {
             match change {
                 IndexChange::Put(block, entry) => drop(self.blocks.insert(*block, entry.clone())),
                 IndexChange::Remove(block) => drop(self.blocks.remove(block)),
-                IndexChange::PutSpace(space) => drop(self.spaces.insert(space.number, space.clone())),
+                IndexChange::PutSpace(space) => drop(self.spaces.insert(space.number, SpaceRecord::clone(space))),
                 IndexChange::RemoveSpace(number) => drop(self.spaces.remove(number)),
                 IndexChange::Quarantine(slot) => drop(self.quarantined.insert(*slot)),
             }

@@ -76,7 +76,7 @@ where
     Entries: IntoIterator<Item = (BlockId, IndexEntry)>,
 {
     let store = Store::open(path, settings)?;
-    let spaces = contents.spaces.into_iter().map(IndexChange::PutSpace);
+    let spaces = contents.spaces.into_iter().map(|space| IndexChange::PutSpace(Box::new(space)));
     let slots = contents.quarantined.into_iter().map(IndexChange::Quarantine);
     let mut count = 0;
     let blocks = contents.entries.into_iter().map(|(block, entry)| {

@@ -33,7 +33,7 @@ fn change() -> impl Strategy<Value = IndexChange> {
         6 => (id(), any::<u64>())
             .prop_map(|(id, number)| IndexChange::Put(BlockId(id), sample_entry(number.into()))),
         3 => id().prop_map(|id| IndexChange::Remove(BlockId(id))),
-        1 => (0..5_u32).prop_map(|number| IndexChange::PutSpace(sample_space(number))),
+        1 => (0..5_u32).prop_map(|number| IndexChange::PutSpace(Box::new(sample_space(number)))),
         1 => (0..5_u32).prop_map(IndexChange::RemoveSpace),
         1 => (0..9_u64).prop_map(|page| IndexChange::Quarantine(Slot { device: 1, offset: page << 12, bytes: 8192 })),
     ]

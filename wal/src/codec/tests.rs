@@ -58,12 +58,12 @@ fn golden() -> Vec<(Record, String)> {
     vec![
         (reset, "00fbfb000772657374617274".into()),
         (
-            Record::SpaceOpened(SpaceRecord {
+            Record::SpaceOpened(Box::new(SpaceRecord {
                 number: 3,
                 name: "n".into(),
                 digest: SpaceDigest([0xdd; 32]),
                 description: description(),
-            }),
+            })),
             format!("0103016e{digest_hex}{}", description_hex.concat()),
         ),
         (Record::SpaceDropped { space: 3, digest: SpaceDigest([0xdd; 32]) }, format!("0203{digest_hex}")),
@@ -135,12 +135,12 @@ fn a_record_takes_no_more_room_than_was_reckoned() {
     description.lora = Some(text.clone());
     description.layout = text.clone();
     description.parts = vec![PartSpec { bytes: u32::MAX }; 64];
-    records.push(Record::SpaceOpened(SpaceRecord {
+    records.push(Record::SpaceOpened(Box::new(SpaceRecord {
         number: u32::MAX,
         name: text,
         digest: SpaceDigest([0; 32]),
         description,
-    }));
+    })));
     for record in records {
         let mut out = vec![];
         encode_record(&record, &mut out).expect("small");

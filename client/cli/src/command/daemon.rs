@@ -19,9 +19,11 @@ pub(crate) struct Delegated {
 
 impl Delegated {
     /// Runs `kvtierd SUBCOMMAND ARGUMENTS…` on this terminal and ends as it ends.
-    pub(crate) fn run(self, subcommand: &str) -> Result<(), Failure> {
+    /// `--json` is an option of both programs: it was read before the arguments, so it is handed on.
+    pub(crate) fn run(self, subcommand: &str, json: bool) -> Result<(), Failure> {
         let program = program();
-        let status = Command::new(&program).arg(subcommand).args(self.arguments).status();
+        let json = json.then_some("--json");
+        let status = Command::new(&program).arg(subcommand).args(json).args(self.arguments).status();
         match status {
             Ok(status) if status.success() => Ok(()),
             Ok(status) => {

@@ -36,20 +36,23 @@ impl Lookup {
         }
         match answer.prefix.is_empty() {
             true => Err(Failure::missing(
-                "nothing of the chain is resident",
-                answer.miss.map_or_else(|| "put its blocks first".to_owned(), |miss| explain_miss(&miss)),
+                answer.miss.map_or_else(
+                    || "nothing of the chain is resident".to_owned(),
+                    |miss| format!("nothing of the chain is resident: {}", explain_miss(&miss)),
+                ),
+                "put its blocks first",
             )),
             false => Ok(()),
         }
     }
 }
 
-/// A miss as one line: the reason, and the daemon's own words if it has any.
+/// A miss as one line: the daemon's own words, or else the reason.
 pub(crate) fn explain_miss(miss: &wire::Miss) -> String {
     let reason = word::miss_reason(miss.reason).replace('_', " ");
     match miss.detail.as_str() {
         "" => reason,
-        detail => format!("{reason} ({detail})"),
+        detail => detail.to_owned(),
     }
 }
 
@@ -120,14 +123,14 @@ mod tests {
         let prefix = vec![resident(Tier::Host), resident(Tier::Host), resident(Tier::Nvme)];
         let answer = Answer { prefix, lease: None, miss: Some(miss) };
         let expected = "\
-╭────────┬──────────────────────────────────────┬───────┬───────────╮
-│ blocks ┆ where                                ┆  size ┆ first key │
-╞════════╪══════════════════════════════════════╪═══════╪═══════════╡
-│ 0 to 1 ┆ host                                 ┆ 2 MiB ┆ 00        │
-│      2 ┆ nvme                                 ┆ 1 MiB ┆ 02        │
-│      3 ┆ miss                                 ┆     - ┆ 03        │
-│        ┆ evicted (evicted from nvme 12 s ago) ┆       ┆           │
-╰────────┴──────────────────────────────────────┴───────┴───────────╯
+╭────────┬────────────────────────────┬───────┬───────────╮
+│ blocks ┆ where                      ┆  size ┆ first key │
+╞════════╪════════════════════════════╪═══════╪═══════════╡
+│ 0 to 1 ┆ host                       ┆ 2 MiB ┆ 00        │
+│      2 ┆ nvme                       ┆ 1 MiB ┆ 02        │
+│      3 ┆ miss                       ┆     - ┆ 03        │
+│        ┆ evicted from nvme 12 s ago ┆       ┆           │
+╰────────┴────────────────────────────┴───────┴───────────╯
 longest resident prefix: 3 of 4 blocks (75.0 %)";
         assert_eq!(describe(&keys, &answer), expected);
         assert_eq!(as_json(&keys, &answer)["miss"]["reason"], "evicted");

@@ -39,8 +39,8 @@ pub(crate) async fn run(arguments: Arguments) -> Result<(), Failure> {
         Command::Trace(trace) => trace.run(&global).await,
         Command::Scrub(scrub) => scrub.run(&global).await,
         Command::Drain(drain) => drain.run(&global).await,
-        Command::Fsck(fsck) => fsck.run("fsck"),
-        Command::CheckConfig(check) => check.run("check-config"),
+        Command::Fsck(fsck) => fsck.run("fsck", global.json),
+        Command::CheckConfig(check) => check.run("check-config", global.json),
         Command::Completions(completions) => completions.run(),
     }
 }

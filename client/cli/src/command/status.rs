@@ -6,7 +6,7 @@ use kvtier_client::wire::{StatusResponse, TierStatus};
 use kvtier_client::word;
 use serde_json::{Value, json};
 
-use crate::amount::{show_count, show_percent, show_size, show_time};
+use crate::amount::{show_count, show_counted, show_percent, show_size, show_time};
 use crate::connection::GlobalArguments;
 use crate::failure::Failure;
 use crate::output;
@@ -58,19 +58,21 @@ fn describe(endpoint: &str, status: &StatusResponse) -> String {
     if let Some(index) = &status.index {
         let filling = match index.filling {
             true => format!("filling, {} blocks so far", show_count(index.filled_blocks)),
+            // The wire has whole milliseconds.
+            false if index.recovery_ms == 0 => "complete, recovered in less than 1 ms".to_owned(),
             false => format!("complete, recovered in {}", show_time(Duration::from_millis(index.recovery_ms))),
         };
-        let behind = show_count(index.applied_seq.saturating_sub(index.covered_seq));
-        lines.push(format!("index    {filling}; {behind} events to replay after a crash"));
+        let behind = show_counted(index.applied_seq.saturating_sub(index.covered_seq), "event");
+        lines.push(format!("index    {filling}; {behind} to replay after a crash"));
     }
     lines.push(format!(
-        "clients  {} connections, {} leases on {} blocks, {} pins, {} puts pending, {} spaces",
-        show_count(status.connections),
-        show_count(status.leases),
-        show_count(status.leased_blocks),
-        show_count(status.pins),
-        show_count(status.pending_puts),
-        show_count(status.spaces)
+        "clients  {}, {} on {}, {}, {} pending, {}",
+        show_counted(status.connections, "connection"),
+        show_counted(status.leases, "lease"),
+        show_counted(status.leased_blocks, "block"),
+        show_counted(status.pins, "pin"),
+        show_counted(status.pending_puts, "put"),
+        show_counted(status.spaces, "space")
     ));
     match status.alarms.is_empty() {
         true => lines.push("alarms   none".into()),

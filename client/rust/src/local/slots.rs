@@ -36,9 +36,7 @@ pub enum Slot {
     Write(Reservation),
     /// The block is there. With a copy that is not durable yet although that was asked for: commit it to wait.
     Duplicate(Option<Existing>),
-    /// Somebody else has written or is writing this part.
-    Taken,
-    /// Refused, and why.
+    /// Refused, and why. [`DeclineReason::UnderWay`]: somebody else is writing this part.
     Declined {
         /// The reason.
         reason: DeclineReason,
@@ -187,7 +185,6 @@ pub(super) fn read_reserved(
                 Slot::Write(Reservation { region, ticket, generation: response.generations[index] })
             }
             (Ok(Outcome::Duplicate), ticket) => Slot::Duplicate(ticket.map(Existing)),
-            (Ok(Outcome::Taken), _) => Slot::Taken,
             (Ok(Outcome::Declined), _) => {
                 let (reason, detail) = refusals.take(index);
                 Slot::Declined { reason, detail }

@@ -18,6 +18,7 @@ pub use index::Index;
 pub use limits::{Limits, Shutdown};
 pub use listen::{Listen, Tls};
 pub use local::Local;
+pub(crate) use nvme::HEAD_BYTES as NVME_HEAD_BYTES;
 pub use nvme::{Admission, Eviction, Io, Nvme, Policy};
 pub use observe::{Log, LogFormat, Trace};
 pub use wal::Wal;

@@ -51,12 +51,12 @@ section! {
             Bound::NONE,
             wrong "a block device named by mistake loses what is on it; two files on one drive share its speed";
         /// Size of the extents a file is cut into; each extent holds blocks of one size. Fixed when a file is created.
-        extent_bytes: u64 = Kind::Size, Preset::Text("64MiB"), Bound::between(MIB, 4 * GIB).multiple_of(MIB),
+        extent_bytes: u64 = Kind::Size, Preset::Text("64MiB"), Bound::between(MIB, GIB).multiple_of(MIB),
             wrong "smaller than a block: that block is declined for NVMe; too large: few sizes of block fit a small file";
-        /// Size of each file; rounded down to whole extents. A hard cap. A percentage is divided among the files.
+        /// Size of each file: 1 MiB and whole extents, what is left over is not used. A hard cap. A percentage is divided among the files.
         bytes: u64 = Kind::SizeOf(Whole::Disk),
             Preset::Computed { compute: file_bytes, words: "what the first file already has; for a new one 20% of the free disk divided among the files, at most 256GiB in all" },
-            Bound::between(16 * MIB, 1024 * TIB),
+            Bound::between(16 * MIB, 256 * TIB),
             wrong "over the free space: the start is refused; too small: blocks are evicted before they are asked for again";
         /// Operations at one device at a time.
         queue_depth: u64 = Kind::Count, Preset::Text("64"), Bound::between(1, 4096),
@@ -71,13 +71,13 @@ section! {
         scrub_bytes_per_second: u64 = Kind::Size, Preset::Text("16MiB"), Bound::between(0, 64 * GIB),
             wrong "0: damage is found only when a block is asked for; too high competes with loads";
         /// Failed or corrupt reads within `breaker_window` that close the tier for `breaker_cooldown`.
-        breaker_failures: u64 = Kind::Count, Preset::Text("16"), Bound::between(1, 1_000_000),
+        breaker_failures: u64 = Kind::Count, Preset::Text("16"), Bound::between(1, 10_000),
             wrong "too low closes a tier over a single bad spot; too high keeps asking a dying drive";
         /// The window in which failures are counted.
         breaker_window: Duration = Kind::Time, Preset::Text("10s"), Bound::between(ms(100), seconds(3600)),
             wrong "too long: old failures count against a healthy drive";
         /// How long a closed tier is left alone before it is tried again.
-        breaker_cooldown: Duration = Kind::Time, Preset::Text("30s"), Bound::between(ms(100), seconds(3600)),
+        breaker_cooldown: Duration = Kind::Time, Preset::Text("30s"), Bound::between(ms(100), seconds(600)),
             wrong "too long: hits are lost after the drive has recovered";
     }
 }
@@ -91,17 +91,20 @@ section! {
     }
 }
 
+/// What a file holds before its first extent (docs/FORMAT-nvme.md).
+pub(crate) const HEAD_BYTES: u64 = MIB;
+
 /// A size once taken stays: an existing first file keeps what it has, or each start would shrink the tier.
 fn file_bytes(known: &Known<'_>) -> Value {
     let files: Vec<PathBuf> = known.values.find("nvme.files").expect("nvme.files is above nvme.bytes");
     let extent = size(known, "nvme.extent_bytes").max(MIB);
     let first = files.first().expect("a list of paths is never empty");
     if let FileState::File { bytes, .. } | FileState::Device { bytes } = known.machine.file(first)
-        && bytes >= extent
+        && bytes >= extent + HEAD_BYTES
     {
-        return Value::Size(round_down(bytes, extent));
+        return Value::Size(round_down(bytes, extent).max(extent + HEAD_BYTES));
     }
     let free = known.machine.disk(first).map_or(0, |disk| disk.free_bytes);
     let share = (free / 5).min(256 * GIB) / files.len() as u64;
-    Value::Size(round_down(share, extent).max(extent))
+    Value::Size(round_down(share, extent).max(extent + HEAD_BYTES))
 }

@@ -18,13 +18,13 @@ section! {
         group_commit_max_delay: Duration = Kind::Time, Preset::Text("5ms"), Bound::between(0, seconds(1)),
             wrong "too short wears the drive with syncs; too long delays every durable put";
         /// Bytes of waiting records that start a sync at once.
-        group_commit_max_bytes: u64 = Kind::Size, Preset::Text("1MiB"), Bound::between(4 * KIB, 64 * MIB),
+        group_commit_max_bytes: u64 = Kind::Size, Preset::Text("1MiB"), Bound::between(64 * KIB, 64 * MIB),
             wrong "too low syncs too often under load";
         /// Bytes of records that may wait for the disk; more puts are told to try again.
         buffer_bytes_max: u64 = Kind::Size, Preset::Text("32MiB"), Bound::between(MIB, GIB),
             wrong "too low throttles bursts; too high costs memory";
         /// Size of one segment file.
-        segment_bytes: u64 = Kind::Size, Preset::Text("64MiB"), Bound::between(MIB, 4 * GIB),
+        segment_bytes: u64 = Kind::Size, Preset::Text("64MiB"), Bound::between(MIB, GIB),
             wrong "too small makes many files; too large makes retention coarse";
         /// Segments the index no longer needs are kept for subscribers up to this many bytes.
         retain_bytes: u64 = Kind::Size, Preset::Text("1GiB"), Bound::between(0, 64 * TIB),
@@ -34,6 +34,6 @@ section! {
             wrong "too short: a subscriber that was away starts over with a snapshot";
         /// Hard cap of the whole log. At the cap durable puts are declined until the index has caught up.
         bytes_max: u64 = Kind::Size, Preset::Text("4GiB"), Bound::between(4 * MIB, 64 * TIB),
-            wrong "below retain_bytes and two segments it is refused; too high may fill the disk";
+            wrong "below retain_bytes and four segments it is refused; too high may fill the disk";
     }
 }

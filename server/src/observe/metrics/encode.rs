@@ -3,6 +3,7 @@
 use std::fmt::Error;
 use std::sync::{Arc, OnceLock};
 
+use kvtier_engine::flow::meter::LATENCY_BOUNDS_US;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, MetricEncoder, NoLabelSet};
 use prometheus_client::metrics::MetricType;
@@ -47,7 +48,7 @@ fn tiers(out: &mut Families<'_>, node: &NodeSnapshot) -> Result<(), Error> {
         ("tier_read_bytes", "Bytes read from devices", MetricType::Counter, |tier| tier.read_bytes),
         ("tier_written_bytes", "Bytes written to devices", MetricType::Counter, |tier| tier.written_bytes),
         ("tier_crc_failures", "Reads that did not verify", MetricType::Counter, |tier| tier.crc_failures),
-        ("tier_quarantined_slots", "Slots out of use for that", MetricType::Gauge, |tier| tier.quarantined_slots),
+        ("tier_quarantined_bytes", "Bytes out of use for that", MetricType::Gauge, |tier| tier.quarantined_bytes),
         ("tier_free_bytes", "Bytes of slots not in use", MetricType::Gauge, |tier| {
             tier.capacity_bytes.saturating_sub(tier.used_bytes)
         }),
@@ -60,6 +61,7 @@ fn tiers(out: &mut Families<'_>, node: &NodeSnapshot) -> Result<(), Error> {
         tier.declined.iter().map(|(reason, count)| (vec![("tier", tier.tier), ("reason", *reason)], *count))
     });
     out.family("tier_declined", "Blocks not taken in, by reason", MetricType::Counter, declined)?;
+    latencies(out, node)?;
     let misses = node.misses.iter().map(|(reason, count)| (vec![("reason", *reason)], *count));
     out.family("misses", "Blocks asked for and not found, by reason", MetricType::Counter, misses)
 }
@@ -72,7 +74,27 @@ fn clients(out: &mut Families<'_>, node: &NodeSnapshot) -> Result<(), Error> {
     out.gauge("pending_puts", "Blocks that are not complete yet", node.pending_puts)?;
     out.gauge("put_in_flight_bytes", "Host bytes held by such blocks", node.put_in_flight_bytes)?;
     out.gauge("spaces", "Open spaces", node.spaces)?;
-    out.gauge("subscribers", "Subscribers to the event log", node.subscribers)
+    out.gauge("subscribers", "Subscribers to the event log", node.subscribers)?;
+    out.counter("expired_leases", "Leases ended by their deadline", node.expired_leases)?;
+    out.counter("expired_puts", "Incomplete blocks given up at their deadline", node.expired_puts)?;
+    out.counter("scrubbed_blocks", "Blocks verified by the scrubber", node.scrubbed_blocks)?;
+    let alarms = node.alarms.iter().map(|(alarm, raised)| (vec![("alarm", *alarm)], u64::from(*raised)));
+    out.family("alarm", "1 while the alarm is raised", MetricType::Gauge, alarms)
+}
+
+fn latencies(out: &mut Families<'_>, node: &NodeSnapshot) -> Result<(), Error> {
+    let help = "Time an operation of the tier took, in seconds";
+    let mut metric = out.0.encode_descriptor("tier_operation_seconds", help, None, MetricType::Histogram)?;
+    for tier in &node.tiers {
+        for (operation, latency) in &tier.latencies {
+            let labels = [("tier", tier.tier), ("operation", *operation)];
+            let bounds = LATENCY_BOUNDS_US.iter().map(|us| *us as f64 / 1e6).chain([f64::INFINITY]);
+            let buckets: Vec<(f64, u64)> = bounds.zip(latency.buckets.iter().copied()).collect();
+            let (sum, count) = (latency.sum_us as f64 / 1e6, latency.buckets.iter().sum());
+            metric.encode_family(&labels)?.encode_histogram::<NoLabelSet>(sum, count, &buckets, None)?;
+        }
+    }
+    Ok(())
 }
 
 fn journal(out: &mut Families<'_>, node: &NodeSnapshot) -> Result<(), Error> {
@@ -83,7 +105,8 @@ fn journal(out: &mut Families<'_>, node: &NodeSnapshot) -> Result<(), Error> {
     out.gauge("wal_durable_seq", "Last sequence number on stable storage", journal.durable_seq)?;
     let lag = journal.appended_seq.saturating_sub(journal.durable_seq);
     out.gauge("wal_lag_records", "Records given out and not yet on stable storage", lag)?;
-    out.gauge("wal_bytes", "Bytes of the event log on disk", journal.bytes)
+    out.gauge("wal_bytes", "Bytes of the event log on disk", journal.bytes)?;
+    out.counter("wal_refused_records", "Records the event log could not take", journal.refused_records)
 }
 
 fn index(out: &mut Families<'_>, node: &NodeSnapshot) -> Result<(), Error> {
@@ -106,6 +129,11 @@ impl Families<'_> {
     fn gauge(&mut self, name: &str, help: &str, value: u64) -> Result<(), Error> {
         let mut metric = self.0.encode_descriptor(name, help, None, MetricType::Gauge)?;
         metric.encode_gauge(&value)
+    }
+
+    fn counter(&mut self, name: &str, help: &str, value: u64) -> Result<(), Error> {
+        let mut metric = self.0.encode_descriptor(name, help, None, MetricType::Counter)?;
+        metric.encode_counter::<NoLabelSet, u64, u64>(&value, None)
     }
 
     fn family(

@@ -1,5 +1,7 @@
 use std::collections::BTreeSet;
 
+use kvtier_engine::flow::meter::{LATENCY_BOUNDS_US, LatencyCount};
+
 use super::*;
 use crate::observe::NodeSnapshot;
 use crate::observe::snapshot::{JournalSnapshot, TierSnapshot};
@@ -22,12 +24,21 @@ fn watched() -> Metrics {
         hits: 5,
         ..TierSnapshot::default()
     };
-    let nvme = TierSnapshot { tier: "nvme", declined: vec![("full", 3)], ..TierSnapshot::default() };
+    let mut buckets = vec![0; LATENCY_BOUNDS_US.len() + 1];
+    buckets[2] = 4;
+    buckets[LATENCY_BOUNDS_US.len()] = 1;
+    let nvme = TierSnapshot {
+        tier: "nvme",
+        declined: vec![("full", 3)],
+        latencies: vec![("load", LatencyCount { buckets, sum_us: 6_000_160 })],
+        ..TierSnapshot::default()
+    };
     let metrics = Metrics::new();
     metrics.watch(Arc::new(Fixed(NodeSnapshot {
         tiers: vec![host, nvme],
         misses: vec![("evicted", 7), ("never_stored", 0)],
         journal: JournalSnapshot { appended_seq: 12, durable_seq: 9, ..JournalSnapshot::default() },
+        alarms: vec![("journal", true), ("index", false)],
         recovery_seconds: Some(0.25),
         ..NodeSnapshot::default()
     })));
@@ -68,6 +79,13 @@ fn the_figures_of_the_node_are_read_at_each_scrape() {
         "kvtier_misses_total{reason=\"evicted\"} 7",
         "kvtier_wal_lag_records 3",
         "kvtier_recovery_seconds 0.25",
+        "kvtier_alarm{alarm=\"journal\"} 1",
+        "kvtier_alarm{alarm=\"index\"} 0",
+        "kvtier_tier_operation_seconds_sum{tier=\"nvme\",operation=\"load\"} 6.00016",
+        "kvtier_tier_operation_seconds_count{tier=\"nvme\",operation=\"load\"} 5",
+        "kvtier_tier_operation_seconds_bucket{le=\"0.000025\",tier=\"nvme\",operation=\"load\"} 0",
+        "kvtier_tier_operation_seconds_bucket{le=\"0.00005\",tier=\"nvme\",operation=\"load\"} 4",
+        "kvtier_tier_operation_seconds_bucket{le=\"+Inf\",tier=\"nvme\",operation=\"load\"} 5",
         "kvtier_rpcs_total{method=\"Lookup\",code=\"ok\"} 1",
     ] {
         assert!(text.lines().any(|found| found == line), "{line} in\n{text}");

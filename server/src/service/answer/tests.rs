@@ -91,6 +91,7 @@ fn every_refusal_says_what_to_do() {
         Decline::TooLarge,
         Decline::Busy,
         Decline::Recovering,
+        Decline::UnderWay,
     ] {
         let (reason, detail) = decline_words(decline);
         let named = reason.as_str_name().to_lowercase();

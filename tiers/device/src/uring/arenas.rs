@@ -11,6 +11,9 @@
 //!   piece 2                                 |============|
 //! ```
 //!
+//! Registration pins pages where they are, so whoever still makes huge pages of them says how much of an arena is ready:
+//! a piece is registered once all of it is.
+//!
 //! What is not registered, or not yet, moves through plain operations. The ring holds each arena until it is gone.
 
 use io_uring::Submitter;
@@ -37,8 +40,9 @@ struct Area {
     arena: Arena,
     chunk_bytes: u64,
     first_slot: u64,
-    /// Pieces in all, and those registered so far.
+    /// Pieces in all, those that may be registered now, and those registered so far.
     piece_count: u64,
+    ready_count: u64,
     registered_count: u64,
 }
 
@@ -50,9 +54,15 @@ impl Arenas {
         Self { chunk_bytes, overlap_bytes, used_slot_count: 0, refusal, areas: Vec::new() }
     }
 
-    /// Takes an arena in; [`Arenas::register_next`] then registers it piece by piece.
-    pub(crate) fn add(&mut self, arena: Arena) {
+    /// Takes an arena in, or hears that more of it is ready; [`Arenas::register_next`] then registers it piece by piece.
+    pub(crate) fn add(&mut self, arena: Arena, ready_bytes: u64) {
         if self.refusal.is_some() || arena.bytes == 0 {
+            return;
+        }
+        let overlap_bytes = self.overlap_bytes;
+        let is_known = |area: &&mut Area| area.arena.address == arena.address && area.arena.bytes == arena.bytes;
+        if let Some(area) = self.areas.iter_mut().find(is_known) {
+            area.prepare(ready_bytes, overlap_bytes);
             return;
         }
         let free = SLOT_COUNT_MAX - self.used_slot_count;
@@ -62,18 +72,20 @@ impl Arenas {
         let piece_count = arena.bytes.div_ceil(chunk_bytes).min(free);
         let first_slot = self.used_slot_count;
         self.used_slot_count += piece_count;
-        self.areas.push(Area { arena, chunk_bytes, first_slot, piece_count, registered_count: 0 });
+        let mut area = Area { arena, chunk_bytes, first_slot, piece_count, ready_count: 0, registered_count: 0 };
+        area.prepare(ready_bytes, overlap_bytes);
+        self.areas.push(area);
     }
 
     /// Something is still to be registered.
     pub(crate) fn is_pending(&self) -> bool {
-        self.refusal.is_none() && self.areas.iter().any(|area| area.registered_count < area.piece_count)
+        self.refusal.is_none() && self.areas.iter().any(Area::is_pending)
     }
 
     /// Registers one piece. A refusal is remembered and ends registration: plain operations go on.
     pub(crate) fn register_next(&mut self, submitter: &Submitter<'_>) {
         let overlap_bytes = self.overlap_bytes;
-        let Some(area) = self.areas.iter_mut().find(|area| area.registered_count < area.piece_count) else { return };
+        let Some(area) = self.areas.iter_mut().find(|area| area.is_pending()) else { return };
         let start = area.registered_count * area.chunk_bytes;
         let bytes = (area.chunk_bytes + overlap_bytes).min(area.arena.bytes - start);
         let slot = (area.first_slot + area.registered_count) as u32;
@@ -117,6 +129,19 @@ impl Arenas {
 }
 
 impl Area {
+    /// The first `ready_bytes` bytes stay where they are. What was said before is never taken back.
+    fn prepare(&mut self, ready_bytes: u64, overlap_bytes: u64) {
+        let whole = match ready_bytes >= self.arena.bytes {
+            true => self.piece_count,
+            false => ready_bytes.saturating_sub(overlap_bytes) / self.chunk_bytes,
+        };
+        self.ready_count = self.ready_count.max(whole.min(self.piece_count));
+    }
+
+    fn is_pending(&self) -> bool {
+        self.registered_count < self.ready_count
+    }
+
     fn holds(&self, address: usize, bytes: u32) -> bool {
         let start = self.arena.address;
         address >= start && (address - start) as u64 + u64::from(bytes) <= self.arena.bytes

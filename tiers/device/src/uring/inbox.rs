@@ -20,7 +20,8 @@ use crate::transfer::Transfer;
 pub(crate) struct Mail {
     pub(crate) transfers: Vec<Transfer>,
     pub(crate) syncs: Vec<SyncAnswer>,
-    pub(crate) arenas: Vec<Arena>,
+    /// Arenas, and how much of each from its start may be registered.
+    pub(crate) arenas: Vec<(Arena, u64)>,
     pub(crate) closing: bool,
 }
 

@@ -73,8 +73,15 @@ impl UringDisk {
     /// Hands an arena over for registration. Returns at once; [`Disk::mode`] shows how far it has come. The disk holds
     /// the arena until it is dropped.
     pub fn register_arena(&self, arena: Arena) {
+        let bytes = arena.bytes;
+        self.register_arena_up_to(arena, bytes);
+    }
+
+    /// The same for the arena's first `ready_bytes` bytes: its pages behind them may still be moved. Called again with
+    /// more, it goes on from there.
+    pub fn register_arena_up_to(&self, arena: Arena, ready_bytes: u64) {
         // A closed disk moves nothing, so it needs no memory.
-        let _open = self.inbox.put(|mail| mail.arenas.push(arena));
+        let _open = self.inbox.put(|mail| mail.arenas.push((arena, ready_bytes)));
     }
 
     /// The file or device.

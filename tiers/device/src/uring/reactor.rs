@@ -120,8 +120,8 @@ impl Reactor {
         for answer in mail.syncs.drain(..) {
             self.syncs.join(answer);
         }
-        for arena in mail.arenas.drain(..) {
-            self.arenas.add(arena);
+        for (arena, ready_bytes) in mail.arenas.drain(..) {
+            self.arenas.add(arena, ready_bytes);
         }
         self.closing |= mail.closing;
         mail.closing = false;

@@ -39,7 +39,7 @@ pub fn probe() -> UringProbe {
 
 fn explain(error: &io::Error) -> String {
     match error.raw_os_error() {
-        Some(libc::ENOSYS) => "this kernel has no io_uring".to_owned(),
+        Some(libc::ENOSYS) => "this kernel has no io_uring, or the container's profile hides it".to_owned(),
         Some(libc::EPERM) => match std::fs::read_to_string("/proc/sys/kernel/io_uring_disabled") {
             Ok(level) if level.trim() != "0" => {
                 format!("io_uring is forbidden here: kernel.io_uring_disabled is {}", level.trim())

@@ -107,7 +107,7 @@ pub fn batch(number: u64) -> Vec<IndexChange> {
         let block = BlockId(u128::from(mixed % 500) << 100 | u128::from(mixed % 500));
         changes.push(match mixed >> 60 {
             0..=3 => IndexChange::Remove(block),
-            4 => IndexChange::PutSpace(sample_space((mixed % 50) as u32)),
+            4 => IndexChange::PutSpace(Box::new(sample_space((mixed % 50) as u32))),
             5 => IndexChange::RemoveSpace((mixed % 50) as u32),
             6 => IndexChange::Quarantine(Slot { device: 0, offset: (mixed % 900) << 20, bytes: 8192 }),
             _ => IndexChange::Put(block, sample_entry(u128::from(mixed))),

@@ -72,7 +72,7 @@ host     memfd, huge pages
 nvme     io_uring with registered buffers
 journal  open: 12 MiB, events 1 to 98,765, 5 not synced yet
 index    complete, recovered in 340 ms; 765 events to replay after a crash
-clients  7 connections, 4 leases on 120 blocks, 1 pins, 2 puts pending, 2 spaces
+clients  7 connections, 4 leases on 120 blocks, 1 pin, 2 puts pending, 2 spaces
 ALARM    nvme: 9 corrupt blocks in the last minute; run kvtier scrub";
     assert_eq!(describe("unix:///s", &busy()), expected);
 }

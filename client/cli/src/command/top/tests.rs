@@ -31,7 +31,7 @@ kvtierd 0.1.0 at unix:///s · degraded · up 1 h 1 m · epoch 3, event 98,765
 │                                                                              │
 │                                                                              │
 └──────────────────────────────────────────────────────────────────────────────┘
- 7 connections   4 leases on 120 blocks   1 pins   2 puts pending   2 spaces
+ 7 connections   4 leases on 120 blocks   1 pin   2 puts pending   2 spaces
  journal open, 12 MiB, 5 not synced   index 765 events behind
 ┌ alarms ──────────────────────────────────────────────────────────────────────┐
 │nvme: 9 corrupt blocks in the last minute; run kvtier scrub                   │

@@ -9,7 +9,7 @@ use ratatui::text::Line;
 use ratatui::widgets::{Block, Borders, Cell, Paragraph, Row, Sparkline, Table, Wrap};
 
 use super::model::{Model, TierRate};
-use crate::amount::{show_count, show_percent, show_size, show_time};
+use crate::amount::{show_count, show_counted, show_percent, show_size, show_time};
 use crate::command::status::headline;
 use crate::table::bar;
 
@@ -123,13 +123,13 @@ fn draw_past(frame: &mut Frame<'_>, area: Rect, model: &Model) {
 
 fn clients(status: &StatusResponse) -> Vec<Line<'static>> {
     let first = format!(
-        " {} connections   {} leases on {} blocks   {} pins   {} puts pending   {} spaces",
-        show_count(status.connections),
-        show_count(status.leases),
-        show_count(status.leased_blocks),
-        show_count(status.pins),
-        show_count(status.pending_puts),
-        show_count(status.spaces)
+        " {}   {} on {}   {}   {} pending   {}",
+        show_counted(status.connections, "connection"),
+        show_counted(status.leases, "lease"),
+        show_counted(status.leased_blocks, "block"),
+        show_counted(status.pins, "pin"),
+        show_counted(status.pending_puts, "put"),
+        show_counted(status.spaces, "space")
     );
     let journal = status.journal.as_ref().map_or_else(String::new, |journal| {
         let behind = journal.appended_seq.saturating_sub(journal.durable_seq);
@@ -137,7 +137,9 @@ fn clients(status: &StatusResponse) -> Vec<Line<'static>> {
     });
     let index = status.index.as_ref().map_or_else(String::new, |index| match index.filling {
         true => format!("   index filling: {} blocks", show_count(index.filled_blocks)),
-        false => format!("   index {} events behind", show_count(index.applied_seq.saturating_sub(index.covered_seq))),
+        false => {
+            format!("   index {} behind", show_counted(index.applied_seq.saturating_sub(index.covered_seq), "event"))
+        }
     });
     vec![Line::from(first), Line::from(journal + &index)]
 }
