@@ -60,7 +60,10 @@ pub(super) fn table(node: &Node, folder: &Path, calls: usize) -> Result<String, 
     Ok(table)
 }
 
-/// Times single calls; what they return is dropped outside.
+/// Between two calls: the daemon has done with the release of the last one.
+const THINK: Duration = Duration::from_micros(30);
+
+/// Times single calls. What they return is dropped outside.
 fn sample<T>(
     count: usize,
     histogram: &mut Histogram<u64>,
@@ -71,6 +74,10 @@ fn sample<T>(
         let answer = call()?;
         histogram.record(u64::try_from(started.elapsed().as_nanos())?)?;
         drop(answer);
+        let released = Instant::now();
+        while released.elapsed() < THINK {
+            std::hint::spin_loop();
+        }
     }
     Ok(())
 }

@@ -41,9 +41,31 @@ pub struct Options {
     /// Acquire and release so often, and compare memory, descriptors and leases before and after.
     #[arg(long, default_value_t = 0)]
     soak: u64,
+    /// Only these parts.
+    #[arg(long, value_enum, value_delimiter = ',')]
+    only: Vec<Part>,
     /// Write the table here (Markdown), and JSON beside it.
     #[arg(long)]
     out: Option<PathBuf>,
+}
+
+/// What can be measured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Part {
+    /// Reading in place.
+    Read,
+    /// Writing in place.
+    Write,
+    /// Latency of acquiring.
+    Handover,
+    /// Idle clients.
+    Idle,
+}
+
+impl Options {
+    fn wants(&self, part: Part) -> bool {
+        self.only.is_empty() || self.only.contains(&part)
+    }
 }
 
 /// A daemon with a space, and how to attach to it.
@@ -120,10 +142,20 @@ pub fn run(options: &Options) -> Result<(), Failure> {
     let folder = tempfile::tempdir()?;
     let settings = ["host.bytes=1GiB", "nvme.enabled=false", "local.client_blocks_max=4096", "log.level=warn"];
     let node = Node::start(&folder.path().join("main"), &settings)?;
-    let standings = vec![reading::contest(&node, options.rounds)?, writing::contest(&node, options.rounds)?];
+    let mut standings = Vec::new();
+    if options.wants(Part::Read) {
+        standings.push(reading::contest(&node, options.rounds)?);
+    }
+    if options.wants(Part::Write) {
+        standings.push(writing::contest(&node, options.rounds)?);
+    }
     let mut notes = String::from(NOTES);
-    writeln!(notes, "\n\n{}", handover::table(&node, folder.path(), options.calls)?)?;
-    writeln!(notes, "\n{}", idle::measure(folder.path(), options.idle_clients)?)?;
+    if options.wants(Part::Handover) {
+        writeln!(notes, "\n\n{}", handover::table(&node, folder.path(), options.calls)?)?;
+    }
+    if options.wants(Part::Idle) {
+        writeln!(notes, "\n{}", idle::measure(folder.path(), options.idle_clients)?)?;
+    }
     if options.soak > 0 {
         writeln!(notes, "\n{}", soak::run(&node, options.soak)?)?;
     }

@@ -25,6 +25,8 @@ use super::session::Leaving;
 use super::wake::Wake;
 
 const EVENTS_MAX: usize = 256;
+/// Requests after which it does not spin once spinning was in vain.
+const SPIN_REST: u32 = 64;
 /// A wait that does not.
 const LOOK: Timespec = Timespec { tv_sec: 0, tv_nsec: 0 };
 /// Bytes read from one connection before others have a turn.
@@ -57,6 +59,8 @@ pub(super) struct Reactor {
     strangers: VecDeque<(Moment, u64)>,
     accept_again: Option<Moment>,
     spin_until: Moment,
+    /// Requests after which not to spin, because spinning was in vain: nobody asked, or could not on this very core.
+    rest: u32,
     scratch: Vec<u8>,
 }
 
@@ -82,6 +86,7 @@ impl Reactor {
             strangers: VecDeque::new(),
             accept_again: None,
             spin_until,
+            rest: 0,
             scratch: vec![0; SCRATCH_BYTES],
         })
     }
@@ -99,9 +104,8 @@ impl Reactor {
                 // Only a broken descriptor of our own can do that.
                 panic!("waiting for local clients failed: {error}");
             }
-            if events.is_empty() && pause == Some(LOOK) {
-                // The worker that is about to ask may be waiting for this very core.
-                std::thread::yield_now();
+            if events.is_empty() && pause == Some(LOOK) && self.spin_until <= self.desk.clock.now() {
+                self.rest = SPIN_REST;
             }
             for event in events.drain(..) {
                 self.serve(event.data.u64(), event.flags);
@@ -259,7 +263,6 @@ impl Reactor {
     }
 
     fn take(&mut self, number: u64, request: Request) -> Result<(), Broken> {
-        self.spin_until = self.desk.clock.now().after(self.desk.limits.spin);
         let (method, tag) = (request.header.method, request.header.tag);
         let connection = self.connections.get_mut(&number).expect("its request was just read");
         let Some(session) = connection.session.clone() else {
@@ -273,7 +276,7 @@ impl Reactor {
             Poll::Ready(_) if tag == 0 => Ok(()),
             Poll::Ready(frame) => {
                 let sent = connection.send(&frame);
-                self.spin_until = self.desk.clock.now().after(self.desk.limits.spin);
+                self.spin();
                 sent
             }
             Poll::Pending => {
@@ -282,6 +285,15 @@ impl Reactor {
                 self.spawn.spawn("local", Box::pin(async move { wake.answer(number, answering.await) }));
                 Ok(())
             }
+        }
+    }
+
+    /// Looks for the next request for a while before it sleeps, unless that was in vain lately.
+    fn spin(&mut self) {
+        if self.rest > 0 {
+            self.rest -= 1;
+        } else {
+            self.spin_until = self.desk.clock.now().after(self.desk.limits.spin);
         }
     }
 
@@ -311,7 +323,7 @@ impl Reactor {
         if wanted && connection.send(frame).is_err() {
             return self.close(number, Leaving::Lost);
         }
-        self.spin_until = self.desk.clock.now().after(self.desk.limits.spin);
+        self.spin();
         self.pump(number, false);
     }
 

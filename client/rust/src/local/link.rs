@@ -16,6 +16,8 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 pub(super) type Answer = (Kind, Vec<u8>);
 
 const READ_BYTES: usize = 256 << 10;
+/// Answers that are not spun for after one that was in vain.
+const SPIN_REST: u32 = 64;
 
 /// See the module.
 #[derive(Debug)]
@@ -32,6 +34,8 @@ pub(super) struct Link {
 struct Inbox {
     bytes: Vec<u8>,
     scratch: Vec<u8>,
+    /// Answers to wait for without spinning, because spinning was in vain: the daemon needs longer, or this very core.
+    rest: u32,
 }
 
 #[derive(Debug, Default)]
@@ -147,7 +151,12 @@ impl Link {
         let mut inbox = self.reading.lock().expect("nobody panics while reading");
         let inbox = &mut *inbox;
         inbox.scratch.resize(READ_BYTES, 0);
-        let spin_until = now() + self.spin;
+        let begun = now();
+        let mut spin_until = begun + self.spin;
+        if inbox.rest > 0 {
+            inbox.rest -= 1;
+            spin_until = begun;
+        }
         loop {
             match (&self.stream).read(&mut inbox.scratch) {
                 Ok(0) => return Err("the daemon closed the connection".to_owned()),
@@ -158,12 +167,15 @@ impl Link {
                     }
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    if now() >= spin_until {
-                        self.sleep(PollFlags::IN, deadline)?;
-                    } else {
-                        // The daemon may be waiting for this very core.
-                        std::thread::yield_now();
+                    let looked = now();
+                    if looked < spin_until {
+                        std::hint::spin_loop();
+                        continue;
                     }
+                    if spin_until > begun {
+                        (inbox.rest, spin_until) = (SPIN_REST, begun);
+                    }
+                    self.sleep(PollFlags::IN, deadline)?;
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(error.to_string()),
