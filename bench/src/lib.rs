@@ -7,6 +7,7 @@ pub mod contest;
 pub mod daemon;
 pub mod durable;
 pub mod grpc;
+pub mod local;
 pub mod nvme;
 pub mod process;
 pub mod recovery;

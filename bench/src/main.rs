@@ -24,6 +24,8 @@ enum Command {
     Grpc(kvtier_bench::grpc::Options),
     /// Durable puts against the write-back rate of volatile ones.
     Durable(kvtier_bench::durable::Options),
+    /// The local path: reading and writing in place against plain memory, hand-over latency, idle clients, a soak.
+    Local(kvtier_bench::local::Options),
     /// The NVMe tier and its bare disk against fio, throughput and CPU.
     Nvme(kvtier_bench::nvme::Options),
     /// Time to the first hit after kill -9, and what an idle daemon costs.
@@ -50,6 +52,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     match Arguments::parse().command {
         Command::Grpc(options) => kvtier_bench::grpc::run(&options),
         Command::Durable(options) => kvtier_bench::durable::run(&options),
+        Command::Local(options) => kvtier_bench::local::run(&options),
         Command::Nvme(options) => kvtier_bench::nvme::run(&options),
         Command::Recovery(options) => kvtier_bench::recovery::run(&options),
         Command::ServeBare { port, unix, block_bytes, kept_bytes } => {

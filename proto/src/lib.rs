@@ -13,6 +13,8 @@ pub mod v1 {
 /// Encoded file descriptors, for gRPC reflection.
 pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/kvtier_descriptor.bin"));
 
+pub mod local;
+
 /// Transport numbers, tuned together on both ends (docs/decisions/0004-grpc-tuning.md).
 pub mod tuning {
     /// HTTP/2 flow-control window of one stream, in bytes.

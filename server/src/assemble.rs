@@ -9,6 +9,7 @@
 //! index to fill. An error names the component and what to do; what was opened before it closes again, and nothing on
 //! disk has changed except what recovery itself repairs (a torn tail, a superblock's second copy).
 
+use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::{Arc, Weak};
 
@@ -25,6 +26,7 @@ use kvtier_wal::{Mode, WalError, WalThread, spawn_writer_thread};
 
 use crate::config::{Admission, Config, Eviction, HugePages, Io, MemoryLock};
 use crate::home::Home;
+use crate::local::SharedMemory;
 use crate::runtime::{RuntimeSpawn, SystemRandom};
 
 /// Extents of the tier's scratch memory. Nothing is allocated from it by size, so any size will do.
@@ -80,6 +82,10 @@ pub struct Assembly {
     pub index: Arc<RocksIndex>,
     /// How the host arena was made, for people.
     pub host_detail: Arc<dyn Fn() -> String + Send + Sync>,
+    /// Its randomness.
+    pub random: Arc<dyn Random>,
+    /// The arena, for local workers.
+    pub shared_memory: Arc<dyn SharedMemory>,
     wal: WalThread,
 }
 
@@ -99,9 +105,10 @@ pub async fn assemble(config: &Config, home: &Home, clock: Arc<dyn Clock>) -> Re
         true => Some(open_nvme(config, home, &clock, &spawn, &arena, &mut disks).await?),
         false => None,
     };
+    let random: Arc<dyn Random> = Arc::new(random);
     let ports = Ports {
         clock: Arc::clone(&clock),
-        random: Arc::new(random) as Arc<dyn Random>,
+        random: Arc::clone(&random),
         spawn: spawn.clone(),
         memory,
         nvme,
@@ -111,7 +118,7 @@ pub async fn assemble(config: &Config, home: &Home, clock: Arc<dyn Clock>) -> Re
     let engine = Engine::start(ports, engine_settings(config, home)).await?;
     prepare_memory(config, &arena, &disks);
     let host_detail = detail_of(&arena);
-    Ok(Assembly { engine, clock, spawn, index, host_detail, wal })
+    Ok(Assembly { engine, clock, spawn, index, host_detail, random, shared_memory: Arc::new(SharedArena(arena)), wal })
 }
 
 impl Assembly {
@@ -212,6 +219,27 @@ async fn open_nvme(
         spawn: Arc::clone(spawn) as Arc<dyn Spawn>,
     };
     Ok(Arc::new(NvmeTier::open(&settings, kvtier_nvme::NodeId(home.node.0), sources, ports).await?))
+}
+
+/// The arena as local workers get it.
+struct SharedArena(Arc<Arena>);
+
+impl SharedMemory for SharedArena {
+    fn arena(&self, writable: bool) -> std::io::Result<OwnedFd> {
+        self.0.share(writable)
+    }
+
+    fn generations(&self) -> std::io::Result<OwnedFd> {
+        self.0.share_generations()
+    }
+
+    fn arena_bytes(&self) -> u64 {
+        self.0.size_bytes()
+    }
+
+    fn generation_bytes(&self) -> u64 {
+        self.0.generation_bytes()
+    }
 }
 
 /// Asks whether a disk's path still leads to it.

@@ -23,6 +23,7 @@ use crate::config::Config;
 use crate::ground::{Ground, StartError, with_causes};
 use crate::http;
 use crate::listen::tuned_server;
+use crate::local::{Desk, DeskParts, LocalLimits, LocalServer};
 use crate::process::Termination;
 use crate::runtime::SystemClock;
 use crate::service::readiness::{Readiness, Stage};
@@ -132,6 +133,7 @@ struct Serving {
     service: Service,
     readiness: Arc<Readiness>,
     stop: CancellationToken,
+    local: Option<LocalServer>,
 }
 
 impl Serving {
@@ -139,6 +141,7 @@ impl Serving {
     fn begin(ground: &mut Ground, assembly: &Assembly) -> Result<Self, StartError> {
         let (readiness, stop) = (Arc::new(Readiness::default()), CancellationToken::new());
         let service = service_of(ground, assembly, &readiness);
+        let local = serve_local(ground, assembly, &service)?;
         let (putting, subscribing, serving) = (service.clone(), service.clone(), service.clone());
         let index = Arc::clone(&assembly.index);
         ground.metrics.watch(Arc::new(NodeFigures {
@@ -158,7 +161,7 @@ impl Serving {
         readiness.serve();
         ground.readiness.send_replace(http::Readiness::Ready);
         ground.announce()?;
-        Ok(Self { server, _followers: followers, service: serving, readiness, stop })
+        Ok(Self { server, _followers: followers, service: serving, readiness, stop, local })
     }
 
     /// Resolves only if the server ends by itself.
@@ -190,7 +193,36 @@ impl Serving {
             }
         }
         self.server.shutdown().await;
+        self.local = None;
     }
+}
+
+/// Serves the local path, unless it is off.
+fn serve_local(ground: &mut Ground, assembly: &Assembly, service: &Service) -> Result<Option<LocalServer>, StartError> {
+    let Some(socket) = ground.take_local() else { return Ok(None) };
+    let (local, limits) = (&ground.config.local, &ground.config.limits);
+    let ids = |names: &[String]| names.iter().filter_map(|name| name.parse().ok()).collect();
+    let desk = Desk::new(DeskParts {
+        engine: assembly.engine.clone(),
+        clock: Arc::clone(&assembly.clock),
+        random: Arc::clone(&assembly.random),
+        memory: Arc::clone(&assembly.shared_memory),
+        limits: LocalLimits {
+            tenants: local.tenants.clone(),
+            users: ids(&local.users),
+            groups: ids(&local.groups),
+            clients_max: usize::try_from(local.clients_max).unwrap_or(usize::MAX),
+            client_bytes_max: local.client_bytes_max,
+            client_blocks_max: u32::try_from(local.client_blocks_max).unwrap_or(u32::MAX),
+            part_deadline: limits.part_deadline,
+            attach_timeout: ground.config.listen.handshake_timeout,
+            spin: local.spin,
+        },
+        put_room: service.put_room(),
+    });
+    service.serve_local(Arc::clone(&desk));
+    let spawn = Arc::clone(&assembly.spawn) as Arc<dyn Spawn>;
+    Ok(Some(LocalServer::start(socket, desk, spawn)?))
 }
 
 fn service_of(ground: &Ground, assembly: &Assembly, readiness: &Arc<Readiness>) -> Service {

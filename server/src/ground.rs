@@ -15,7 +15,8 @@ use crate::home::{Home, HomeError};
 use crate::http::{self, Pages, Readiness};
 use crate::listen::published::{self, Published};
 use crate::listen::tls::{self, ServerTls, TlsError};
-use crate::listen::{Closed, Incoming, Limits, ListenError, Seats, Sockets};
+use crate::listen::{Closed, Incoming, Limits, ListenError, Seats, Sockets, bind_unix};
+use crate::local::LocalSocket;
 use crate::observe::log::{self, LogError};
 use crate::observe::metrics::Metrics;
 use crate::observe::trace::Tracing;
@@ -61,6 +62,7 @@ pub struct Ground {
     /// Seats of gRPC connections.
     pub seats: Arc<Seats>,
     sockets: Sockets,
+    local: Option<LocalSocket>,
     tls: Option<ServerTls>,
     published: Option<Published>,
     /// Last, so that what ends before it can still be traced.
@@ -80,12 +82,14 @@ impl Ground {
             );
         }
         let tls = tls::load(&config.tls)?;
-        let sockets = Sockets::bind(&config.listen)?;
+        let mut sockets = Sockets::bind(&config.listen)?;
+        let local = config.local.socket.as_deref().map(|path| bind_local(path, &config)).transpose()?;
+        sockets.addresses.local.clone_from(&config.local.socket);
         let metrics = Arc::new(Metrics::new());
         let seats = usize::try_from(config.listen.connections_max).unwrap_or(usize::MAX);
         let seats = Seats::new(seats, metrics.clone(), closed);
         let (readiness, _) = watch::channel(Readiness::NotReady("starting".to_owned()));
-        Ok(Self { config, home, metrics, readiness, seats, sockets, tls, published: None, _tracing: tracing })
+        Ok(Self { config, home, metrics, readiness, seats, sockets, local, tls, published: None, _tracing: tracing })
     }
 
     /// Starts HTTP on `tasks`, until `stop`.
@@ -102,6 +106,11 @@ impl Ground {
         self.sockets.connections(&limits, self.tls.clone(), self.seats.clone(), self.metrics.clone(), stop)
     }
 
+    /// The local path's socket, to be served.
+    pub fn take_local(&mut self) -> Option<LocalSocket> {
+        self.local.take()
+    }
+
     /// Says where it can be reached, in the data directory and in the log.
     pub fn announce(&mut self) -> Result<(), StartError> {
         self.published = Some(published::publish(&self.home.directory, &self.sockets.addresses)?);
@@ -112,12 +121,20 @@ impl Ground {
             tcp = shown(at.tcp),
             unix = at.unix.as_ref().map_or_else(|| "off".to_owned(), |path| path.display().to_string()),
             http = shown(at.http),
+            local = at.local.as_ref().map_or_else(|| "off".to_owned(), |path| path.display().to_string()),
             data_directory = %self.home.directory.display(),
             tls = self.tls.is_some(),
             "listening"
         );
         Ok(())
     }
+}
+
+/// The kernel checks who connects, unless others than our own user may attach: then the daemon does.
+fn bind_local(path: &std::path::Path, config: &Config) -> Result<LocalSocket, ListenError> {
+    let shared = !config.local.users.is_empty() || !config.local.groups.is_empty();
+    let (listener, file) = bind_unix("local.socket", path, if shared { 0o666 } else { 0o600 })?;
+    Ok(LocalSocket { listener, _file: file })
 }
 
 /// An error and what caused it, in one line.

@@ -15,6 +15,7 @@ pub mod ground;
 pub mod home;
 pub mod http;
 pub mod listen;
+pub mod local;
 pub mod observe;
 pub mod process;
 pub mod runtime;

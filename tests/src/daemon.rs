@@ -118,6 +118,8 @@ pub struct Endpoints {
     pub tcp: Option<std::net::SocketAddr>,
     /// gRPC over a unix socket.
     pub unix: Option<PathBuf>,
+    /// The local path's raw socket.
+    pub local: Option<PathBuf>,
     /// Metrics and health.
     pub http: Option<std::net::SocketAddr>,
     /// Process id.

@@ -1,4 +1,4 @@
-//! Unsafe code only where memory is shared with a device.
+//! Unsafe code only where memory is shared with a device or another process.
 
 use cargo_metadata::{MetadataCommand, TargetKind};
 
@@ -6,8 +6,11 @@ use crate::source::{self, Source};
 use crate::tokens::{lines_of, tokens};
 use crate::{Finding, assert_none};
 
-/// Folders that may: the NVMe device layer, the host arena, GPU memory.
-const ALLOWED: &[&str] = &["tiers/device/", "tiers/host/", "tiers/hbm/"];
+/// Places that may: the NVMe device layer, the host arena, GPU memory, the arena in a local worker.
+const ALLOWED: &[&str] = &["tiers/device/", "tiers/host/", "tiers/hbm/", "client/rust/src/local/mapping.rs"];
+
+/// Crates of which one place may: their root denies instead of forbidding, so that the place can say so.
+const DENYING: &[&str] = &["client/rust/src/lib.rs"];
 
 fn is_allowed(path: &str) -> bool {
     ALLOWED.iter().any(|folder| path.starts_with(folder))
@@ -25,7 +28,7 @@ fn check(source: &Source) -> Vec<Finding> {
             .map(|line| {
                 Finding::new(
                     format!("{}:{line}", source.path),
-                    "unsafe is allowed only in tiers/device, tiers/host and tiers/hbm",
+                    "unsafe is allowed only in tiers/device, tiers/host, tiers/hbm and the local client's mapping",
                 )
             })
             .collect(),
@@ -38,8 +41,9 @@ fn check_root(source: &Source) -> Vec<Finding> {
         return Vec::new();
     }
     let tokens = tokens(&source.text).unwrap_or_default();
-    let forbids = !lines_of(&tokens, "# ! [ forbid ( unsafe_code ) ]").is_empty();
-    if forbids { Vec::new() } else { vec![Finding::new(&source.path, "lacks #![forbid(unsafe_code)]")] }
+    let level = if DENYING.contains(&source.path.as_str()) { "deny" } else { "forbid" };
+    let says_so = !lines_of(&tokens, &format!("# ! [ {level} ( unsafe_code ) ]")).is_empty();
+    if says_so { Vec::new() } else { vec![Finding::new(&source.path, format!("lacks #![{level}(unsafe_code)]"))] }
 }
 
 #[test]
@@ -73,6 +77,7 @@ fn unsafe_code_in_a_wrong_place_is_found() {
         "#[unsafe(no_mangle)] fn f() {}",
     ] {
         assert_eq!(check(&Source::made_up("engine/src/x.rs", text)).len(), 1, "{text}");
+        assert_eq!(check(&Source::made_up("client/rust/src/local/link.rs", text)).len(), 1, "{text}");
         assert_eq!(check(&Source::made_up("tiers/host/src/x.rs", text)), []);
     }
     assert_eq!(check(&Source::made_up("engine/src/x.rs", "// unsafe\nconst S: &str = \"unsafe\";")), []);

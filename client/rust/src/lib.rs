@@ -14,6 +14,8 @@
 //! A client has up to three connections: one for small calls and events, one for puts, one for gets, so that a lookup
 //! does not wait behind blocks. All of them carry the client's name, and its leases belong to that name.
 //!
+//! Workers on the daemon's own machine read and write blocks in its memory instead: see [`local`].
+//!
 //! Reading order: [`endpoint`] and [`connect`] (where the daemon is), [`client`] (every call), [`put`] and [`get`]
 //! (the two streams), [`event`] (following the log), [`error`] (what to do when it fails).
 //!
@@ -44,7 +46,8 @@
 //! # Ok(())
 //! # }
 //! ```
-#![forbid(unsafe_code)]
+// Only `local::mapping` may: it is the daemon's memory in this process.
+#![deny(unsafe_code)]
 
 mod assemble;
 mod call;
@@ -58,6 +61,7 @@ pub mod endpoint;
 pub mod error;
 pub mod event;
 pub mod get;
+pub mod local;
 pub mod lookup;
 pub mod node;
 pub mod put;
@@ -70,6 +74,7 @@ pub use endpoint::Endpoint;
 pub use error::ClientError;
 pub use event::{EventBatch, EventStart, Follower, Subscription};
 pub use get::{Block, GetAnswer, GetStream, MissedBlock};
+pub use local::{AsyncLocalClient, LocalClient, LocalOptions};
 pub use lookup::{Lease, Lookup, Resident};
 pub use node::ScrubStream;
 pub use put::{PutAnswer, PutBlock, PutOutcome, PutStream};

@@ -143,7 +143,7 @@ pub(crate) fn to_vecs(keys: &[Bytes]) -> Vec<Vec<u8>> {
     keys.iter().map(|key| key.to_vec()).collect()
 }
 
-fn to_ms(field: &str, duration: Duration) -> Result<u32, ClientError> {
+pub(crate) fn to_ms(field: &str, duration: Duration) -> Result<u32, ClientError> {
     match u32::try_from(duration.as_millis()) {
         Ok(ms @ 1..) => Ok(ms),
         _ => Err(ClientError::invalid(field, format!("{duration:?}"), "use 1 ms to 49 days")),

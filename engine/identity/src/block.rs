@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Key, SpaceDigest};
+use crate::{KEY_BYTES_MAX, Key, SpaceDigest};
 
 /// 128 bits of keyed BLAKE3 over (space digest, key), keyed with the tenant's secret.
 ///
@@ -37,11 +37,21 @@ impl TenantSecret {
 
     /// Names the block with this key in this space.
     pub fn block_id(&self, space: &SpaceDigest, key: &Key) -> BlockId {
-        let mut hasher = blake3::Hasher::new_keyed(&self.0);
-        hasher.update(DOMAIN).update(&space.0).update(key.as_bytes());
-        let mut id = [0; 16];
-        hasher.finalize_xof().fill(&mut id);
-        BlockId(u128::from_le_bytes(id))
+        self.block_id_of(space, key.as_bytes())
+    }
+
+    /// The same for a key that was checked elsewhere ([`crate::KeyRun`]). Panics if it is longer than a key can be.
+    ///
+    /// One call on one piece of memory: half the time of a hasher that is fed three times.
+    pub fn block_id_of(&self, space: &SpaceDigest, key: &[u8]) -> BlockId {
+        let mut words = [0; DOMAIN.len() + 32 + KEY_BYTES_MAX];
+        let (domain, rest) = words.split_at_mut(DOMAIN.len());
+        domain.copy_from_slice(DOMAIN);
+        rest[..32].copy_from_slice(&space.0);
+        rest[32..32 + key.len()].copy_from_slice(key);
+        let hash = blake3::keyed_hash(&self.0, &words[..DOMAIN.len() + 32 + key.len()]);
+        let (id, _) = hash.as_bytes().split_first_chunk().expect("a hash has 32 bytes");
+        BlockId(u128::from_le_bytes(*id))
     }
 }
 

@@ -22,8 +22,10 @@
 pub mod block;
 pub mod canonical;
 pub mod key;
+pub mod run;
 pub mod space;
 
 pub use block::{BlockId, TenantSecret};
 pub use key::{KEY_BYTES_MAX, Key, KeyError};
+pub use run::{KeyRun, RunError};
 pub use space::{KeyRecipe, PartSpec, RankGeometry, SpaceDescription, SpaceDigest, SpaceError};

@@ -234,6 +234,11 @@ impl Catalog {
         }
     }
 
+    /// The readable host copy of a block that the caller holds or leases. No hold is added.
+    pub fn copy_in_host(&self, index: BlockIndex) -> Option<HostCopy> {
+        self.host_copy(index.0)
+    }
+
     /// The readable host copy.
     pub(super) fn host_copy(&self, index: u32) -> Option<HostCopy> {
         let entry = self.blocks.get(index);

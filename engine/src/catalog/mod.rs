@@ -172,6 +172,17 @@ impl Catalog {
         }
     }
 
+    /// From now on remembers which host slots are given back, for [`Catalog::take_given_back`].
+    pub fn remember_given_back(&mut self) {
+        self.shelf_mut(Level::Host).slots.remember_given_back();
+    }
+
+    /// Offsets of the host slots that were given back since the last call. Whoever remembers them must take them before
+    /// it lets go of the catalog: a slot may already belong to the next block.
+    pub fn take_given_back(&mut self) -> impl Iterator<Item = u64> + '_ {
+        self.shelf_mut(Level::Host).slots.take_given_back()
+    }
+
     /// Remembers that a put of this block was refused, to explain a later miss.
     pub fn note_declined(&mut self, now: Moment, block: BlockId, why: Decline) {
         self.history.note_declined(now, block.0 as u64, why);

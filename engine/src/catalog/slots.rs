@@ -52,6 +52,8 @@ pub(super) struct Slots {
     turn: u32,
     used_pages: u64,
     bad_pages: u64,
+    /// First pages of slots that were given back; only if somebody asked to be told.
+    given_back: Option<Vec<u32>>,
 }
 
 impl Slots {
@@ -64,6 +66,7 @@ impl Slots {
             turn: 0,
             used_pages: 0,
             bad_pages: 0,
+            given_back: None,
         };
         for (device, geometry) in geometry.iter().enumerate() {
             slots.add_device(u16::try_from(device).expect("a tier has fewer than 65,536 devices"), *geometry);
@@ -156,11 +159,24 @@ impl Slots {
         let extent = &mut self.extents[number as usize];
         let was_full = extent.free_count() == 0;
         extent.give_back(place.page, owner);
+        if let Some(pages) = &mut self.given_back {
+            pages.push(place.page);
+        }
         if extent.live_count() == 0 {
             self.retire(number);
         } else if was_full {
             self.partial(class, usize::from(place.device)).insert(number);
         }
+    }
+
+    /// From now on remembers which slots are given back, for [`Slots::take_given_back`].
+    pub(super) fn remember_given_back(&mut self) {
+        self.given_back.get_or_insert_default();
+    }
+
+    /// Offsets of the slots that were given back since the last call.
+    pub(super) fn take_given_back(&mut self) -> impl Iterator<Item = u64> + '_ {
+        self.given_back.iter_mut().flat_map(|pages| pages.drain(..)).map(|page| u64::from(page) * PAGE_BYTES)
     }
 
     /// Takes a block's slot out of use for good.

@@ -42,7 +42,7 @@ impl Engine {
         Ok(Found { prefix, lease, miss })
     }
 
-    fn grant(
+    pub(super) fn grant(
         &self,
         core: &mut Core,
         resident: &[Resident],
@@ -140,7 +140,7 @@ impl Engine {
     }
 
     /// The same for a chain: stops at the first block that does not exist.
-    async fn fault_in_prefix(&self, blocks: &[BlockId]) -> Result<(), EngineError> {
+    pub(super) async fn fault_in_prefix(&self, blocks: &[BlockId]) -> Result<(), EngineError> {
         for chunk in blocks.chunks(FAULT_IN_COUNT) {
             {
                 let core = self.shared.lock();

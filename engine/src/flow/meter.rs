@@ -93,6 +93,14 @@ pub struct Meter {
     pub lookup_blocks: Counter,
     /// Blocks asked for by gets.
     pub get_blocks: Counter,
+    /// Blocks handed to readers that share the host memory, in place.
+    pub acquired_blocks: Counter,
+    /// Payload bytes of those.
+    pub acquired_bytes: Counter,
+    /// Payload bytes of puts that were copied into host memory.
+    pub put_copied_bytes: Counter,
+    /// Payload bytes of puts that their writers had written in place.
+    pub put_in_place_bytes: Counter,
     /// Puts of blocks that were there.
     pub duplicates: Counter,
     /// Blocks queued for NVMe by the admission policy.

@@ -2,10 +2,12 @@
 //!
 //! One mutex holds the core. It is never held across an `await`, and records are appended to the journal while it is
 //! held, so that the order of the log is the order of decisions. Reading order: [`ask`], [`put`], [`store`], [`find`],
-//! [`get`], [`load`], [`recover`], [`events`].
+//! [`get`], [`load`], [`acquire`], [`recover`], [`events`].
 
+pub mod acquire;
 pub mod alarm;
 pub mod ask;
+mod core_guard;
 mod drain;
 pub mod error;
 pub mod events;
@@ -17,6 +19,7 @@ mod indexer;
 mod keep;
 mod load;
 pub mod meter;
+mod names;
 pub mod put;
 mod recover;
 pub mod scrub;
@@ -26,7 +29,7 @@ pub mod status;
 mod store;
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures::channel::oneshot;
@@ -35,6 +38,7 @@ use futures::future::select;
 use crate::catalog::{Catalog, CatalogSettings};
 use crate::port::{AppendRefused, Moment, Position, Record};
 
+pub(crate) use core_guard::CoreGuard;
 pub use error::EngineError;
 pub use settings::{EngineSettings, Ports};
 
@@ -50,6 +54,7 @@ pub(crate) struct Shared {
     settings: EngineSettings,
     meter: meter::Meter,
     core: Mutex<Core>,
+    names: Mutex<names::NameCache>,
     alarms: alarm::Alarms,
     recovery: Mutex<Option<Duration>>,
     filled: Mutex<Vec<oneshot::Sender<()>>>,
@@ -75,7 +80,7 @@ impl Engine {
     /// Recovery goes on in the background; see [`status::EngineStatus::filling`].
     pub async fn start(ports: Ports, settings: EngineSettings) -> Result<Self, EngineError> {
         let epoch = ports.journal.status().epoch;
-        let catalog = Catalog::new(CatalogSettings {
+        let mut catalog = Catalog::new(CatalogSettings {
             host: ports.memory.geometry(),
             nvme: ports.nvme.as_ref().map(|tier| tier.geometry()).unwrap_or_default(),
             policy: settings.policy,
@@ -86,6 +91,7 @@ impl Engine {
             pin_count_max: settings.pin_count_max,
             generation_first: epoch << 40,
         });
+        catalog.remember_given_back();
         let core = Core {
             catalog,
             spaces: spaces::SpaceTable::new(settings.root_secret, epoch),
@@ -99,6 +105,7 @@ impl Engine {
             settings,
             meter: meter::Meter::default(),
             core: Mutex::new(core),
+            names: Mutex::default(),
             alarms: alarm::Alarms::default(),
             recovery: Mutex::default(),
             filled: Mutex::default(),
@@ -126,8 +133,9 @@ impl Engine {
 }
 
 impl Shared {
-    pub(crate) fn lock(&self) -> MutexGuard<'_, Core> {
-        self.core.lock().expect("a panic in the core is a bug, and going on would hide it")
+    pub(crate) fn lock(&self) -> CoreGuard<'_> {
+        let core = self.core.lock().expect("a panic in the core is a bug, and going on would hide it");
+        CoreGuard::new(core, &*self.ports.memory)
     }
 
     pub(crate) fn now(&self) -> Moment {

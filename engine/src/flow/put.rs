@@ -20,6 +20,7 @@ use super::error::EngineError;
 use super::spaces::Space;
 use super::{Core, Engine, Shared};
 use crate::catalog::plan::{Decline, PartClaim, PartOutcome, PutPlan, Reserve};
+use crate::place::PAGE_BYTES;
 use crate::port::{AppendRefused, Record};
 
 /// How long a put or a load waits for room that write-back is about to make.
@@ -32,6 +33,17 @@ pub struct PartWriter {
     durability: Durability,
     written: u32,
     crc: u32,
+}
+
+/// Where a part belongs in host memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PartPlace {
+    /// Offset of its first byte in the memory.
+    pub offset: u64,
+    /// Bytes.
+    pub length: u32,
+    /// Generation of its slot.
+    pub generation: u64,
 }
 
 impl std::fmt::Debug for PartWriter {
@@ -121,6 +133,25 @@ impl Engine {
 }
 
 impl PartWriter {
+    /// Where the part belongs, for a writer who shares the memory and writes it himself.
+    pub fn place(&self) -> PartPlace {
+        let claim = self.claim.as_ref().expect("only finish takes the claim");
+        PartPlace {
+            offset: claim.slot.offset + PAGE_BYTES + u64::from(claim.offset),
+            length: claim.length,
+            generation: self.shared.ports.memory.generation(claim.slot.offset),
+        }
+    }
+
+    /// Commits a part that was written in place: its checksum is computed from the memory, now.
+    pub fn finish_in_place(mut self) -> Result<Put, EngineError> {
+        let claim = self.claim.as_ref().expect("only finish takes the claim");
+        self.crc = self.shared.ports.memory.checksum(claim.slot, claim.offset, claim.length);
+        self.written = claim.length;
+        self.shared.meter.put_in_place_bytes.add(u64::from(claim.length));
+        self.finish(None)
+    }
+
     /// Bytes still to come.
     pub fn missing_bytes(&self) -> u32 {
         self.claim.as_ref().map_or(0, |claim| claim.length) - self.written
@@ -138,6 +169,7 @@ impl PartWriter {
             ));
         };
         let crc = self.shared.ports.memory.write(claim.slot, claim.offset + self.written, bytes);
+        self.shared.meter.put_copied_bytes.add(u64::from(length));
         self.crc = self.shared.ports.memory.combine(self.crc, crc, u64::from(length));
         self.written += length;
         Ok(())

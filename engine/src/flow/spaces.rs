@@ -31,6 +31,11 @@ impl Space {
     pub(crate) fn block_id(&self, key: &Key) -> BlockId {
         self.secret.block_id(&self.record.digest, key)
     }
+
+    /// The same for a key whose length was checked elsewhere.
+    pub(crate) fn block_id_of(&self, key: &[u8]) -> BlockId {
+        self.secret.block_id_of(&self.record.digest, key)
+    }
 }
 
 /// Every space of the node, and the names of those dropped in this epoch, for subscribers that lag.
@@ -175,6 +180,12 @@ impl Engine {
         core.spaces.iter().map(summary).collect()
     }
 
+    /// Whose space it is.
+    pub fn tenant_of(&self, digest: &SpaceDigest) -> Result<String, EngineError> {
+        let core = self.shared.lock();
+        Ok(core.spaces.find(digest)?.record.description.tenant.clone())
+    }
+
     /// Forgets a space and all its blocks; returns how many there were. Durable when it returns.
     pub async fn drop_space(&self, digest: &SpaceDigest) -> Result<u64, EngineError> {
         self.refuse_while_filling("dropping a space")?;
@@ -207,7 +218,7 @@ impl Engine {
     }
 
     pub(crate) fn refuse_while_filling(&self, doing: &str) -> Result<(), EngineError> {
-        let core: std::sync::MutexGuard<'_, Core> = self.shared.lock();
+        let core = self.shared.lock();
         if core.filling {
             return Err(EngineError::unavailable("the index", format!("{doing} waits until recovery is complete")));
         }

@@ -47,6 +47,13 @@ pub trait Memory: Send + Sync + 'static {
     fn checksum(&self, slot: Slot, offset: u32, length: u32) -> u32;
     /// CRC32 of the concatenation of two pieces, from their CRC32s and the second's length.
     fn combine(&self, first: u32, second: u32, second_length: u64) -> u32;
+    /// The slot was given back: whoever still reads it without a hold can tell, because its generation has grown. Called
+    /// before the slot, or any part of it, is handed out again.
+    fn renew(&self, _slot_offset: u64) {}
+    /// How often the slot that begins at this offset was given back. A memory that shares nothing counts nothing.
+    fn generation(&self, _slot_offset: u64) -> u64 {
+        0
+    }
     /// A view of payload bytes without a copy. `pin` is dropped when the last clone of the view is: it must keep the
     /// slot from being reused.
     fn view(&self, slot: Slot, offset: u32, length: u32, pin: Box<dyn Any + Send + Sync>) -> Bytes;

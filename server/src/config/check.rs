@@ -26,6 +26,7 @@ pub(crate) struct Check<'a> {
 pub(crate) fn check(config: &Config, resolved: &Resolved, machine: &dyn Machine) -> Vec<Problem> {
     let mut check = Check { config, resolved, machine, problems: Vec::new() };
     check.listeners();
+    check.local();
     check.exposure();
     check.tls();
     check.sizes();
@@ -61,15 +62,32 @@ impl Check<'_> {
                 "listen.http and listen.tcp name the same address; give them different ports".to_owned(),
             );
         }
-        if let Some(path) = &listen.unix {
-            let bytes = path.as_os_str().len();
-            if bytes > SOCKET_PATH_BYTES_MAX {
-                let at = path.display();
-                let message = format!(
-                    "listen.unix = \"{at}\" has {bytes} bytes, a socket's path at most {SOCKET_PATH_BYTES_MAX}; set listen.unix to a shorter path"
-                );
-                self.tell("listen.unix", message);
+        self.socket_path("listen.unix", listen.unix.as_deref());
+    }
+
+    fn local(&mut self) {
+        let local = &self.config.local;
+        self.socket_path("local.socket", local.socket.as_deref());
+        if local.socket.is_some() && local.socket == self.config.listen.unix {
+            let message = "local.socket and listen.unix name the same path; give them different ones".to_owned();
+            self.tell("local.socket", message);
+        }
+        for (path, ids) in [("local.users", &local.users), ("local.groups", &local.groups)] {
+            for id in ids.iter().filter(|id| id.parse::<u32>().is_err()) {
+                self.tell(path, format!("{path} names {id:?}, which is no number; write what `id` prints"));
             }
+        }
+    }
+
+    fn socket_path(&mut self, setting: &str, path: Option<&Path>) {
+        let Some(path) = path else { return };
+        let bytes = path.as_os_str().len();
+        if bytes > SOCKET_PATH_BYTES_MAX {
+            let at = path.display();
+            let message = format!(
+                "{setting} = \"{at}\" has {bytes} bytes, a socket's path at most {SOCKET_PATH_BYTES_MAX}; set {setting} to a shorter path"
+            );
+            self.tell(setting, message);
         }
     }
 

@@ -29,7 +29,7 @@ use machine::Machine;
 use problem::{Origin, Problem, Problems};
 use resolve::Resolved;
 pub use sections::{
-    Admission, Eviction, Host, HugePages, Index, Io, Limits, Listen, Log, LogFormat, MemoryLock, Nvme, Policy,
+    Admission, Eviction, Host, HugePages, Index, Io, Limits, Listen, Local, Log, LogFormat, MemoryLock, Nvme, Policy,
     Shutdown, Tls, Trace, Wal,
 };
 pub use source::{FlagValue, Sources};
@@ -57,6 +57,8 @@ pub struct Config {
     pub index: Index,
     /// `[limits]`.
     pub limits: Limits,
+    /// `[local]`.
+    pub local: Local,
     /// `[log]`.
     pub log: Log,
     /// `[trace]`.
@@ -118,6 +120,7 @@ impl Config {
             wal: Wal::read(values),
             index: Index::read(values),
             limits: Limits::read(values),
+            local: Local::read(values),
             log: Log::read(values),
             trace: Trace::read(values),
             shutdown: Shutdown::read(values),

@@ -71,6 +71,8 @@ pub enum Kind {
     Paths,
     /// IP address and port, or `off`.
     AddressOrOff,
+    /// Any number of names, also none.
+    Names,
 }
 
 /// A setting's value, understood.
@@ -94,6 +96,8 @@ pub enum Value {
     Paths(Vec<PathBuf>),
     /// Where to listen, or nothing.
     Address(Option<SocketAddr>),
+    /// Names.
+    Names(Vec<String>),
 }
 
 /// The word that switches an optional setting off.
@@ -118,6 +122,7 @@ impl Kind {
             Self::PathOrOff => "a path, or \"off\"".to_owned(),
             Self::Paths => "a list of paths, such as [\"a\", \"b\"] (in the environment and flags: a,b)".to_owned(),
             Self::AddressOrOff => ADDRESS_FORMS.to_owned(),
+            Self::Names => "a list of names, such as [\"a\", \"b\"] (in the environment and flags: a,b)".to_owned(),
         }
     }
 
@@ -126,6 +131,9 @@ impl Kind {
         let refused = || format!("is not {}", self.forms());
         if let (Self::Paths, Literal::List(items)) = (self, literal) {
             return paths(items.iter().map(String::as_str)).ok_or_else(refused);
+        }
+        if let (Self::Names, Literal::List(items)) = (self, literal) {
+            return names(items.iter().map(String::as_str)).ok_or_else(refused);
         }
         let text = match literal {
             Literal::Text(text) => text.trim().to_owned(),
@@ -156,6 +164,8 @@ impl Kind {
             Self::Path => Ok(Value::Path(Some(PathBuf::from(text)))),
             Self::PathOrOff => Ok(Value::Path(unless_off(text).map(PathBuf::from))),
             Self::Paths => paths(text.split(',')).ok_or_else(refused),
+            Self::Names if text.is_empty() => Ok(Value::Names(Vec::new())),
+            Self::Names => names(text.split(',')).ok_or_else(refused),
             Self::AddressOrOff => match unless_off(text) {
                 None => Ok(Value::Address(None)),
                 Some(text) => text.parse().map(|at| Value::Address(Some(at))).map_err(|_| refused()),
@@ -180,6 +190,10 @@ impl Value {
             Self::Address(Some(at)) => text(at.to_string()),
             Self::Paths(paths) => {
                 let items: Vec<String> = paths.iter().map(|path| text(path.display().to_string())).collect();
+                format!("[{}]", items.join(", "))
+            }
+            Self::Names(names) => {
+                let items: Vec<String> = names.iter().map(|name| text(name.clone())).collect();
                 format!("[{}]", items.join(", "))
             }
         }
@@ -222,6 +236,7 @@ from_value! {
     PathBuf: Value::Path(path) => path.clone();
     Option<PathBuf>: Value::Path(path) => Some(path.clone());
     Vec<PathBuf>: Value::Paths(paths) => Some(paths.clone());
+    Vec<String>: Value::Names(names) => Some(names.clone());
     Option<SocketAddr>: Value::Address(at) => Some(*at);
 }
 
@@ -271,6 +286,11 @@ fn paths<'a>(items: impl Iterator<Item = &'a str>) -> Option<Value> {
     let paths: Vec<PathBuf> = items.map(|item| PathBuf::from(item.trim())).collect();
     let complete = !paths.is_empty() && paths.iter().all(|path| !path.as_os_str().is_empty());
     complete.then_some(Value::Paths(paths))
+}
+
+fn names<'a>(items: impl Iterator<Item = &'a str>) -> Option<Value> {
+    let names: Vec<String> = items.map(|item| item.trim().to_owned()).collect();
+    names.iter().all(|name| !name.is_empty()).then_some(Value::Names(names))
 }
 
 fn quoted(words: &[&str]) -> String {

@@ -43,7 +43,7 @@ pub(crate) use accept::{Accept, accept};
 pub use connection::{ClientIdentity, Connection, ConnectionId, ConnectionLife, Endpoint, Peer};
 pub use seat::Seats;
 pub use socket::ListenError;
-pub(crate) use socket::{Listener, Socket};
+pub(crate) use socket::{Listener, RemovedAtEnd, Socket, bind_unix};
 use tls::ServerTls;
 pub(crate) use waiting::with_tls;
 
@@ -71,6 +71,8 @@ pub struct Addresses {
     pub unix: Option<PathBuf>,
     /// HTTP.
     pub http: Option<SocketAddr>,
+    /// The local path's raw socket.
+    pub local: Option<PathBuf>,
 }
 
 impl Sockets {
@@ -86,7 +88,7 @@ impl Sockets {
         let http = listen.http.map(|at| Listener::tcp("listen.http", at)).transpose()?;
         addresses.http = http.as_ref().and_then(Listener::address);
         if let Some(path) = &listen.unix {
-            grpc.push(Listener::unix(path)?);
+            grpc.push(Listener::unix("listen.unix", path)?);
             addresses.unix = Some(path.clone());
         }
         Ok(Self { grpc, http, addresses })

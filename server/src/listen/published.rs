@@ -22,13 +22,14 @@ impl Drop for Published {
     }
 }
 
-/// Writes the file. TOML: `tcp`, `unix`, `http` (each only when listened on), `pid`.
+/// Writes the file. TOML: `tcp`, `unix`, `http`, `local` (each only when listened on), `pid`.
 pub fn publish(directory: &Path, addresses: &Addresses) -> Result<Published, HomeError> {
     let mut table = toml::Table::new();
     let mut put = |key: &str, at: Option<String>| at.map(|at| table.insert(key.to_owned(), at.into()));
     put("tcp", addresses.tcp.map(|at| at.to_string()));
     put("unix", addresses.unix.as_ref().map(|path| path.display().to_string()));
     put("http", addresses.http.map(|at| at.to_string()));
+    put("local", addresses.local.as_ref().map(|path| path.display().to_string()));
     table.insert("pid".to_owned(), i64::from(std::process::id()).into());
     write_whole(directory, NAME, table.to_string().as_bytes(), 0o644)?;
     Ok(Published(directory.join(NAME)))

@@ -26,14 +26,26 @@ pub enum ListenError {
         source: std::io::Error,
     },
     /// Somebody listens on the socket.
-    #[error("listen.unix = \"{}\": another process listens there; stop it, or set listen.unix to another path", .0.display())]
-    InUse(PathBuf),
+    #[error("{setting} = \"{}\": another process listens there; stop it, or set {setting} to another path", path.display())]
+    InUse {
+        /// The setting that names it.
+        setting: &'static str,
+        /// The path.
+        path: PathBuf,
+    },
     /// Something else is at the path.
-    #[error("listen.unix = \"{}\" exists and is not a socket; remove it, or set listen.unix to another path", .0.display())]
-    NotASocket(PathBuf),
+    #[error("{setting} = \"{}\" exists and is not a socket; remove it, or set {setting} to another path", path.display())]
+    NotASocket {
+        /// The setting that names it.
+        setting: &'static str,
+        /// The path.
+        path: PathBuf,
+    },
     /// The file system refused.
-    #[error("listen.unix = \"{}\" cannot be listened on: {source}", path.display())]
+    #[error("{setting} = \"{}\" cannot be listened on: {source}", path.display())]
     Unix {
+        /// The setting that names it.
+        setting: &'static str,
         /// The path.
         path: PathBuf,
         /// What the kernel said.
@@ -77,20 +89,12 @@ impl Listener {
         bind().map(Self::Tcp).map_err(|source| ListenError::Tcp { setting, at, source })
     }
 
-    /// Binds with mode 0600 from the first moment: the socket is made under a name of its own and renamed into place.
-    pub(crate) fn unix(path: &Path) -> Result<Self, ListenError> {
-        let failed = |source| ListenError::Unix { path: path.to_path_buf(), source };
-        clear(path)?;
-        let mut fresh = path.as_os_str().to_owned();
-        fresh.push(".new");
-        let fresh = if fresh.len() <= 107 { PathBuf::from(fresh) } else { path.to_path_buf() };
-        clear(&fresh)?;
-        let listener = UnixListener::bind(&fresh).map_err(failed)?;
-        std::fs::set_permissions(&fresh, std::fs::Permissions::from_mode(0o600)).map_err(failed)?;
-        if fresh != path {
-            std::fs::rename(&fresh, path).map_err(failed)?;
-        }
-        Ok(Self::Unix { listener, _file: RemovedAtEnd(path.to_path_buf()) })
+    /// Binds for the daemon's own user only.
+    pub(crate) fn unix(setting: &'static str, path: &Path) -> Result<Self, ListenError> {
+        let (listener, file) = bind_unix(setting, path, 0o600)?;
+        let failed = |source| ListenError::Unix { setting, path: path.to_path_buf(), source };
+        let listener = UnixListener::from_std(listener).map_err(failed)?;
+        Ok(Self::Unix { listener, _file: file })
     }
 
     pub(crate) fn address(&self) -> Option<SocketAddr> {
@@ -116,22 +120,44 @@ impl Listener {
     }
 }
 
+/// Binds without blocking, with this mode from the first moment: the socket is made under a name of its own and renamed
+/// into place.
+pub(crate) fn bind_unix(
+    setting: &'static str,
+    path: &Path,
+    mode: u32,
+) -> Result<(std::os::unix::net::UnixListener, RemovedAtEnd), ListenError> {
+    let failed = |source| ListenError::Unix { setting, path: path.to_path_buf(), source };
+    clear(setting, path)?;
+    let mut fresh = path.as_os_str().to_owned();
+    fresh.push(".new");
+    let fresh = if fresh.len() <= 107 { PathBuf::from(fresh) } else { path.to_path_buf() };
+    clear(setting, &fresh)?;
+    let listener = std::os::unix::net::UnixListener::bind(&fresh).map_err(failed)?;
+    std::fs::set_permissions(&fresh, std::fs::Permissions::from_mode(mode)).map_err(failed)?;
+    if fresh != path {
+        std::fs::rename(&fresh, path).map_err(failed)?;
+    }
+    listener.set_nonblocking(true).map_err(failed)?;
+    Ok((listener, RemovedAtEnd(path.to_path_buf())))
+}
+
 /// Removes a socket nobody listens on. A crash leaves one; a running daemon's answers.
-fn clear(path: &Path) -> Result<(), ListenError> {
-    let failed = |source| ListenError::Unix { path: path.to_path_buf(), source };
+fn clear(setting: &'static str, path: &Path) -> Result<(), ListenError> {
+    let failed = |source| ListenError::Unix { setting, path: path.to_path_buf(), source };
     let found = match std::fs::symlink_metadata(path) {
         Ok(found) => found,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
         Err(error) => return Err(failed(error)),
     };
     if !found.file_type().is_socket() {
-        return Err(ListenError::NotASocket(path.to_path_buf()));
+        return Err(ListenError::NotASocket { setting, path: path.to_path_buf() });
     }
     match std::os::unix::net::UnixStream::connect(path) {
         Err(error) if error.kind() == std::io::ErrorKind::ConnectionRefused => {
             std::fs::remove_file(path).map_err(failed)
         }
-        Ok(_) => Err(ListenError::InUse(path.to_path_buf())),
+        Ok(_) => Err(ListenError::InUse { setting, path: path.to_path_buf() }),
         Err(error) => Err(failed(error)),
     }
 }

@@ -176,7 +176,8 @@ pub(crate) fn outcome(tag: u64, outcome: v1::put_response::Outcome) -> v1::PutRe
     v1::PutResponse { tag, outcome: Some(outcome) }
 }
 
-fn decline_words(decline: Decline) -> (v1::DeclineReason, &'static str) {
+/// A refusal's reason and what to do about it.
+pub(crate) fn decline_words(decline: Decline) -> (v1::DeclineReason, &'static str) {
     use v1::DeclineReason as Reason;
     match decline {
         Decline::HostFull => (

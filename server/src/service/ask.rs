@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use kvtier_engine::catalog::plan::LeaseId;
 use kvtier_engine::flow::ask::Durability;
-use kvtier_identity::{KEY_BYTES_MAX, Key, KeyRecipe, PartSpec, RankGeometry, SpaceDescription, SpaceDigest};
+use kvtier_identity::{
+    KEY_BYTES_MAX, Key, KeyRecipe, KeyRun, PartSpec, RankGeometry, RunError, SpaceDescription, SpaceDigest,
+};
 use kvtier_proto::v1;
 
 use super::answer::{BadField, hex};
@@ -35,6 +37,26 @@ pub(crate) fn keys<B: AsRef<[u8]>>(field: &str, chain: &[B], count_max: usize) -
         Key::new(bytes.as_ref()).or_else(|_| key(&format!("{field}[{index}]"), bytes.as_ref()))
     };
     chain.iter().enumerate().map(named).collect()
+}
+
+/// A chain of packed keys: all of `each` bytes, or of these lengths.
+pub(crate) fn key_run<'a>(bytes: &'a [u8], each: u32, lengths: &[u32]) -> Result<KeyRun<'a>, BadField> {
+    let run = match each {
+        0 => KeyRun::uneven(bytes, lengths),
+        each => KeyRun::even(bytes, each as usize),
+    };
+    match run {
+        Ok(run) if run.is_empty() => Err(BadField::new("keys", "0 keys", "a chain has at least one key")),
+        Ok(run) => Ok(run),
+        Err(RunError::Key { index, source }) => {
+            let remedy = format!("a key has 1 to {KEY_BYTES_MAX} bytes");
+            Err(BadField::new(format!("keys[{index}]"), counted(source.bytes), remedy))
+        }
+        Err(RunError::Length { bytes }) => {
+            let remedy = "give key_bytes, or in key_lengths the length of every key";
+            Err(BadField::new("keys", format!("{} that the lengths do not cut into keys", counted(bytes)), remedy))
+        }
+    }
 }
 
 /// A lease by its name.

@@ -2,18 +2,19 @@
 //!
 //! Nothing is decided here. A request is read ([`ask`]), the engine is asked, and its words become the wire's in one
 //! file ([`answer`]). One small file per group of calls: [`space`], [`put`] with [`intake`], [`find`], [`get`],
-//! [`events`], [`node`]. Whose leases are whose is [`client`]; who may be served is [`readiness`].
+//! [`events`], [`node`], [`local`]. Whose leases are whose is [`client`]; who may be served is [`readiness`].
 //!
 //! Deadlines and cancellation drop the future or stream of a call; every hold it had (slot, lease share, view, seat) is a
 //! guard that is dropped with it.
 
 pub mod answer;
-mod ask;
+pub(crate) mod ask;
 pub mod client;
 mod events;
 mod find;
 mod get;
 mod intake;
+mod local;
 mod measure;
 mod node;
 mod put;
@@ -22,7 +23,7 @@ pub mod routes;
 mod space;
 
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use futures::stream::Stream;
@@ -40,6 +41,7 @@ use client::{Client, ClientTable};
 use measure::Call;
 use readiness::Readiness;
 
+use crate::local::Desk;
 use crate::observe::{Metrics, Operation};
 
 /// Bounds of the service; the engine has its own.
@@ -85,6 +87,8 @@ pub(crate) struct Node {
     subscribers: Arc<Semaphore>,
     /// Calls under way, streams to their end.
     calls: TaskTracker,
+    /// The local path, once it is served.
+    local: OnceLock<Arc<Desk>>,
 }
 
 impl Node {
@@ -145,8 +149,21 @@ impl Service {
             put_room_pages,
             subscribers: Arc::new(Semaphore::new(subscribers)),
             calls: TaskTracker::new(),
+            local: OnceLock::new(),
         };
         Self { node: Arc::new(node) }
+    }
+
+    /// Pages of incomplete blocks that may still begin, whatever way they come.
+    pub fn put_room(&self) -> Arc<Semaphore> {
+        Arc::clone(&self.node.put_room)
+    }
+
+    /// Serves the local path's calls, too. Only the first desk counts.
+    pub fn serve_local(&self, desk: Arc<Desk>) {
+        if self.node.local.set(desk).is_err() {
+            tracing::warn!("the service has a local path already; the second one is ignored");
+        }
     }
 
     /// Bytes of incomplete blocks now.

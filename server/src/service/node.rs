@@ -12,6 +12,7 @@ use kvtier_proto::v1;
 use tonic::Status;
 
 use super::{Node, answer};
+use crate::local::LocalCount;
 
 pub(crate) fn status(node: &Node) -> v1::StatusResponse {
     let status = node.engine.status();
@@ -38,6 +39,22 @@ pub(crate) fn status(node: &Node) -> v1::StatusResponse {
         spaces: status.spaces,
         data_directory: node.facts.data_directory.clone(),
         alarms: status.alarms.iter().map(ToString::to_string).collect(),
+        local: node.local.get().map(|desk| local(node, &desk.count())),
+    }
+}
+
+fn local(node: &Node, count: &LocalCount) -> v1::LocalStatus {
+    let meter = node.engine.meter();
+    v1::LocalStatus {
+        clients: count.clients,
+        reservations: count.reservations,
+        reserved_bytes: count.reserved_bytes,
+        quarantined_slots: count.quarantined_slots,
+        quarantined_bytes: count.quarantined_bytes,
+        requests: count.requests,
+        put_in_place_bytes: meter.put_in_place_bytes.get(),
+        acquired_bytes: meter.acquired_bytes.get(),
+        put_copied_bytes: meter.put_copied_bytes.get(),
     }
 }
 

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use kvtier_engine::port::Spawn;
 use kvtier_proto::v1::kv_tier_server::KvTierServer;
+use kvtier_proto::v1::local_server::LocalServer;
 use kvtier_proto::{DESCRIPTORS, tuning};
 use tonic::service::Routes;
 
@@ -19,8 +20,9 @@ pub fn routes(service: Service, readiness: &Arc<Readiness>, spawn: &Arc<dyn Spaw
         .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
         .build_v1()
         .expect("the descriptors were built with this binary");
+    let local = LocalServer::new(service.clone()).max_decoding_message_size(tuning::MESSAGE_BYTES_MAX);
     let kvtier = KvTierServer::new(service)
         .max_decoding_message_size(tuning::MESSAGE_BYTES_MAX)
         .max_encoding_message_size(tuning::MESSAGE_BYTES_MAX);
-    Routes::new(kvtier).add_service(health).add_service(reflection)
+    Routes::new(kvtier).add_service(local).add_service(health).add_service(reflection)
 }

@@ -7,6 +7,9 @@ use super::{Node, answer, ask};
 
 pub(crate) async fn open(node: &Node, request: v1::OpenSpaceRequest) -> Result<v1::OpenSpaceResponse, Status> {
     let description = ask::description(request.description)?;
+    if let Some(desk) = node.local.get() {
+        desk.open_space(&description.tenant)?;
+    }
     let (digest, created) = node.engine.open_space(&request.name, description).await.map_err(answer::status)?;
     Ok(v1::OpenSpaceResponse { space: digest.0.to_vec(), created })
 }

@@ -4,14 +4,16 @@ use std::any::Any;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 use crc32fast::Hasher;
 use kvtier_engine::place::{PAGE_BYTES, Slot};
 use kvtier_engine::port::{DeviceGeometry, Memory, Region};
-use rustix::fs::{MemfdFlags, SealFlags};
+use rustix::fs::{MemfdFlags, Mode, OFlags, SealFlags};
 use rustix::mm::Advice;
 
+use crate::generation::Generations;
 use crate::machine;
 use crate::mapping::Mapping;
 use crate::prefault::Prefaulting;
@@ -73,6 +75,7 @@ pub struct Arena {
     geometry: DeviceGeometry,
     report: ArenaReport,
     prefaulting: Prefaulting,
+    generations: Generations,
 }
 
 impl Arena {
@@ -88,12 +91,15 @@ impl Arena {
         // Other tenants' bytes have no place in a core dump; a kernel that cannot do it only makes larger dumps.
         let _ = mapping.advise(Advice::LinuxDontDump);
         let (bytes, extent_bytes) = (settings.bytes, settings.extent_bytes);
+        let refused = |source| ArenaError::Refused { action: "counting generations of", bytes, source };
+        let generations = Generations::of_arena(bytes).map_err(refused)?;
         let prefaulting = Prefaulting::of_extents(extent_bytes, huge_pages.are_collapsed());
         Ok(Self {
             mapping: Arc::new(mapping),
             geometry: DeviceGeometry { bytes, extent_bytes, first_extent_offset: 0 },
             report: ArenaReport { bytes, extent_bytes, huge_pages, locking },
             prefaulting,
+            generations,
         })
     }
 
@@ -126,6 +132,21 @@ impl Arena {
     /// Keeps the pages mapped for as long as it lives, for whoever registers them with a device (INV-8).
     pub fn keep(&self) -> Arc<dyn Any + Send + Sync> {
         self.mapping.clone()
+    }
+
+    /// The memory for another process: a descriptor of its own, with which it can only be read, or also written.
+    pub fn share(&self, writable: bool) -> io::Result<OwnedFd> {
+        reopen(self.as_fd(), writable)
+    }
+
+    /// The generation table for another process, read-only: one little-endian `u64` per page of the arena.
+    pub fn share_generations(&self) -> io::Result<OwnedFd> {
+        reopen(self.generations.as_fd(), false)
+    }
+
+    /// Size of the generation table.
+    pub fn generation_bytes(&self) -> u64 {
+        self.generations.bytes()
     }
 
     pub(crate) fn mapping(&self) -> &Mapping {
@@ -219,10 +240,26 @@ impl Memory for Arena {
         hasher.finalize()
     }
 
+    fn renew(&self, slot_offset: u64) {
+        self.generations.renew(slot_offset);
+    }
+
+    fn generation(&self, slot_offset: u64) -> u64 {
+        self.generations.of_slot(slot_offset).load(Ordering::SeqCst)
+    }
+
     fn view(&self, slot: Slot, offset: u32, length: u32, pin: Box<dyn Any + Send + Sync>) -> Bytes {
         let at = self.payload(slot, offset, length as usize);
         View::lend(self.mapping.clone(), at, length as usize, pin)
     }
+}
+
+/// A second description of a memfd, with its own access mode; a duplicate would share the first one's.
+fn reopen(file: BorrowedFd<'_>, writable: bool) -> io::Result<OwnedFd> {
+    use std::os::fd::AsRawFd;
+    let access = if writable { OFlags::RDWR } else { OFlags::RDONLY };
+    let path = format!("/proc/self/fd/{}", file.as_raw_fd());
+    Ok(rustix::fs::open(path, access | OFlags::CLOEXEC, Mode::empty())?)
 }
 
 fn map(settings: &ArenaSettings) -> Result<(Mapping, HugePages), ArenaError> {
@@ -285,6 +322,8 @@ fn sealed_file(bytes: u64, pages: MemfdFlags) -> io::Result<OwnedFd> {
         other => other?,
     };
     rustix::fs::ftruncate(&file, bytes)?;
+    // Whoever is given a read-only descriptor and is another user cannot make a writable one of it.
+    rustix::fs::fchmod(&file, Mode::RUSR | Mode::WUSR)?;
     rustix::fs::fcntl_add_seals(&file, SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL)?;
     Ok(file)
 }

@@ -15,7 +15,7 @@
 //! # The aliasing rule
 //!
 //! The catalog guarantees that each byte of a slot has *one writer or any number of readers* at a time. All unsafe code
-//! (in `mapping.rs` alone) leans on that one sentence and on the bounds that the arena asserts. A worker process that
+//! (in `mapping.rs`; `generation.rs` has only atomics) leans on that one sentence and on the bounds that the arena asserts. A worker process that
 //! maps the arena could break it from outside; then a reader sees changing bytes, the checksum disagrees and the block
 //! is quarantined. No memory safety of the daemon depends on the *values* of arena bytes.
 //!
@@ -38,11 +38,12 @@
 //! # Ok::<(), kvtier_host::ArenaError>(())
 //! ```
 //!
-//! Reading order: [`settings`], [`arena`], `mapping`, [`prefault`], [`conformance`].
+//! Reading order: [`settings`], [`arena`], `mapping`, `generation`, [`prefault`], [`conformance`].
 #![deny(unsafe_code)]
 
 pub mod arena;
 pub mod conformance;
+mod generation;
 pub mod machine;
 mod mapping;
 pub mod prefault;

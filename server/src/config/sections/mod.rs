@@ -4,6 +4,7 @@ mod host;
 mod index;
 mod limits;
 mod listen;
+mod local;
 mod nvme;
 mod observe;
 mod wal;
@@ -16,6 +17,7 @@ pub use host::{Host, HugePages, MemoryLock};
 pub use index::Index;
 pub use limits::{Limits, Shutdown};
 pub use listen::{Listen, Tls};
+pub use local::Local;
 pub(crate) use nvme::HEAD_BYTES as NVME_HEAD_BYTES;
 pub use nvme::{Admission, Eviction, Io, Nvme, Policy};
 pub use observe::{Log, LogFormat, Trace};
@@ -63,6 +65,7 @@ sections! {
     Wal at "wal",
     Index at "index",
     Limits at "limits",
+    Local at "local",
     Log at "log",
     Trace at "trace",
     Shutdown at "shutdown",

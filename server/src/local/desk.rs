@@ -1,0 +1,195 @@
+//! What all local clients share: the engine, the quotas, and who is attached.
+
+use std::collections::BTreeMap;
+use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+
+use kvtier_engine::flow::Engine;
+use kvtier_engine::place::PAGE_BYTES;
+use kvtier_engine::port::{Clock, Random};
+use kvtier_proto::v1;
+use tokio::sync::Semaphore;
+use tonic::{Code, Status};
+
+use super::ledger::Ledger;
+use super::peer::LocalPeer;
+use super::quarantine::Quarantine;
+use super::session::{Role, Session};
+use super::tenancy::Tenancy;
+use super::{LocalLimits, SharedMemory};
+use crate::service::answer::BadField;
+
+/// Longest client or tenant name in bytes.
+const NAME_BYTES_MAX: usize = 128;
+
+/// Every attached client, and what they may have together.
+pub struct Desk {
+    pub(super) engine: Engine,
+    pub(super) clock: Arc<dyn Clock>,
+    random: Arc<dyn Random>,
+    memory: Arc<dyn SharedMemory>,
+    pub(super) limits: LocalLimits,
+    pub(super) ledger: Arc<Ledger>,
+    pub(super) quarantine: Quarantine,
+    tenancy: Tenancy,
+    sessions: Mutex<BTreeMap<u128, Arc<Session>>>,
+    reservation_next: AtomicU64,
+    requests: AtomicU64,
+}
+
+/// What a desk is made of.
+pub struct DeskParts {
+    /// The engine.
+    pub engine: Engine,
+    /// Its clock.
+    pub clock: Arc<dyn Clock>,
+    /// For names nobody can guess.
+    pub random: Arc<dyn Random>,
+    /// The arena.
+    pub memory: Arc<dyn SharedMemory>,
+    /// Bounds.
+    pub limits: LocalLimits,
+    /// Pages of incomplete blocks of all puts of the node.
+    pub put_room: Arc<Semaphore>,
+}
+
+/// Figures for `status` and metrics.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct LocalCount {
+    /// Attached clients.
+    pub clients: u64,
+    /// Slots handed out and not committed.
+    pub reservations: u64,
+    /// Their bytes.
+    pub reserved_bytes: u64,
+    /// Slots given up that somebody may still write.
+    pub quarantined_slots: u64,
+    /// Their bytes.
+    pub quarantined_bytes: u64,
+    /// Requests so far.
+    pub requests: u64,
+}
+
+impl Desk {
+    /// A desk without clients.
+    pub fn new(parts: DeskParts) -> Arc<Self> {
+        let DeskParts { engine, clock, random, memory, limits, put_room } = parts;
+        let ledger = Ledger::new(limits.client_bytes_max, limits.client_blocks_max, put_room);
+        Arc::new(Self {
+            engine,
+            clock,
+            random,
+            memory,
+            tenancy: Tenancy::new(limits.tenants.clone()),
+            limits,
+            ledger,
+            quarantine: Quarantine::default(),
+            sessions: Mutex::default(),
+            reservation_next: AtomicU64::new(1),
+            requests: AtomicU64::new(0),
+        })
+    }
+
+    /// Notes that a tenant opens a space; refused when others would see its bytes.
+    pub(crate) fn open_space(&self, tenant: &str) -> Result<(), Status> {
+        self.tenancy.open_space(tenant).map_err(|told| Status::new(Code::FailedPrecondition, told))
+    }
+
+    /// Attaches a client: its session, the answer, and the descriptors that go with it.
+    pub(crate) fn attach(
+        self: &Arc<Self>,
+        peer: LocalPeer,
+        request: &v1::AttachRequest,
+    ) -> Result<(Arc<Session>, v1::AttachResponse, [OwnedFd; 2]), Status> {
+        let role = match request.role() {
+            v1::LocalRole::Reader => Role::Reader,
+            v1::LocalRole::Writer => Role::Writer,
+            v1::LocalRole::Unspecified => {
+                let remedy = "use LOCAL_ROLE_READER (1) or LOCAL_ROLE_WRITER (2)";
+                return Err(BadField::new("role", request.role, remedy).into());
+            }
+        };
+        for (field, name) in [("client", &request.client), ("tenant", &request.tenant)] {
+            if name.is_empty() || name.len() > NAME_BYTES_MAX {
+                let remedy = format!("a name has 1 to {NAME_BYTES_MAX} bytes");
+                return Err(BadField::new(field, format!("{} bytes long", name.len()), remedy).into());
+            }
+        }
+        let tenants = self.engine.spaces().into_iter().map(|space| space.description.tenant);
+        let refused = |told| Status::new(Code::PermissionDenied, told);
+        self.tenancy.attach(&request.tenant, tenants).map_err(refused)?;
+        let unavailable =
+            |what: &str, error: std::io::Error| Status::new(Code::Unavailable, format!("{what}: {error}"));
+        let process = match role {
+            Role::Reader => None,
+            Role::Writer => Some(peer.watch().map_err(|error| {
+                let told = "a writer's process must be seen to end, and this one cannot be watched";
+                unavailable(told, error)
+            })?),
+        };
+        let arena = self.memory.arena(role == Role::Writer).map_err(|error| unavailable("the arena", error))?;
+        let generations = self.memory.generations().map_err(|error| unavailable("the generation table", error))?;
+        let attachment = self.draw();
+        let session = Session::new(Arc::clone(self), attachment, peer, role, request.tenant.clone(), process);
+        let session = Arc::new(session);
+        self.lock().insert(attachment, Arc::clone(&session));
+        tracing::debug!(client = request.client, tenant = request.tenant, ?role, process = peer.number(), "attached");
+        let answer = v1::AttachResponse {
+            attachment: attachment.to_le_bytes().to_vec(),
+            arena_bytes: self.memory.arena_bytes(),
+            generation_bytes: self.memory.generation_bytes(),
+            page_bytes: PAGE_BYTES as u32,
+            client_bytes_max: self.limits.client_bytes_max,
+            client_blocks_max: self.limits.client_blocks_max,
+        };
+        Ok((session, answer, [arena, generations]))
+    }
+
+    /// An attached client by its attachment's name.
+    pub(crate) fn find(&self, attachment: u128) -> Option<Arc<Session>> {
+        self.lock().get(&attachment).cloned()
+    }
+
+    pub(super) fn forget(&self, attachment: u128) {
+        self.lock().remove(&attachment);
+    }
+
+    /// A random name.
+    pub(super) fn draw(&self) -> u128 {
+        u128::from(self.random.next_u64()) << 64 | u128::from(self.random.next_u64())
+    }
+
+    pub(super) fn next_reservation(&self) -> u64 {
+        self.reservation_next.fetch_add(1, Ordering::Relaxed)
+    }
+
+    pub(crate) fn note_request(&self) {
+        self.requests.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Figures of now.
+    pub fn count(&self) -> LocalCount {
+        let sessions: Vec<Arc<Session>> = self.lock().values().cloned().collect();
+        let (quarantined_slots, quarantined_bytes) = self.quarantine.count();
+        let mut count = LocalCount {
+            clients: sessions.len() as u64,
+            quarantined_slots,
+            quarantined_bytes,
+            requests: self.requests.load(Ordering::Relaxed),
+            ..LocalCount::default()
+        };
+        for session in sessions {
+            let [open, given_up] = session.count();
+            count.reservations += open.0;
+            count.reserved_bytes += open.1;
+            count.quarantined_slots += given_up.0;
+            count.quarantined_bytes += given_up.1;
+        }
+        count
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<u128, Arc<Session>>> {
+        self.sessions.lock().expect("nobody panics while finding a client")
+    }
+}
