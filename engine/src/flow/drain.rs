@@ -7,6 +7,9 @@ use futures::future::{Either, select};
 use super::ask::Drained;
 use super::{Engine, indexer};
 
+/// How long the index may take to catch up with the log.
+const INDEX_PATIENCE: Duration = Duration::from_secs(5);
+
 impl Engine {
     /// Takes no more puts and writes back what is queued, for at most `timeout`.
     pub async fn drain(&self, timeout: Duration) -> Drained {
@@ -32,6 +35,10 @@ impl Engine {
         let newest = shared.ports.journal.status().appended_seq;
         // A failed journal shows in `status`; draining goes on with what can be done.
         drop(shared.ports.journal.durable(newest).await);
+        let durable = shared.ports.journal.status().durable_seq;
+        // What the index does not get now it gets from the log at the next start.
+        let patience = shared.ports.clock.sleep(INDEX_PATIENCE);
+        select(std::pin::pin!(shared.applied(durable)), patience).await;
         indexer::flush(shared).await;
         Drained { written_back: before.saturating_sub(abandoned), abandoned }
     }

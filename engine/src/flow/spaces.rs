@@ -10,6 +10,7 @@ use kvtier_identity::{BlockId, Key, SpaceDescription, SpaceDigest, TenantSecret}
 
 use super::ask::SpaceSummary;
 use super::error::EngineError;
+use super::put::ROOM_PATIENCE;
 use super::{Core, Engine};
 use crate::port::{Record, SpaceRecord};
 
@@ -188,6 +189,8 @@ impl Engine {
 
     /// Forgets a space and all its blocks; returns how many there were. Durable when it returns.
     pub async fn drop_space(&self, digest: &SpaceDigest) -> Result<u64, EngineError> {
+        self.shared.lock().spaces.find(digest)?;
+        self.shared.filled_before(self.shared.now().after(ROOM_PATIENCE)).await;
         self.refuse_while_filling("dropping a space")?;
         let number = {
             let mut core = self.shared.lock();

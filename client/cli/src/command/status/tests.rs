@@ -54,6 +54,7 @@ pub(crate) fn busy() -> StatusResponse {
         connections: 7,
         spaces: 2,
         data_directory: "./kvtier-data".into(),
+        local: None,
     }
 }
 
