@@ -26,9 +26,10 @@ test: setup ## Build and run every test
 lint: setup ## Check formatting and lints
 	@make/lint.sh
 
-bench: setup ## Run the canonical benchmarks (takes a while; wants a quiet machine)
+bench: setup ## Run every benchmark, into .kvtier/bench (ten minutes; wants a quiet machine)
 	@make/beat.sh "build" cargo build --release --workspace --locked --bins
-	target/release/kvtier-bench
+	mkdir -p .kvtier/bench
+	for part in grpc durable nvme recovery local; do target/release/kvtier-bench $$part --out .kvtier/bench/$$part.md; done
 
 docs: ## Write the generated documents anew
 	@make/beat.sh "build" cargo build --release --workspace --locked --bins

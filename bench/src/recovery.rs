@@ -31,6 +31,8 @@ pub struct Options {
     out: Option<PathBuf>,
 }
 
+/// Arena of the measured daemon.
+const HOST_BYTES: u64 = 256 << 20;
 const DEADLINE: Duration = Duration::from_secs(120);
 
 /// Fills, kills, restarts, measures.
@@ -38,7 +40,7 @@ pub fn run(options: &Options) -> Result<(), Box<dyn Error>> {
     let folder = tempfile::tempdir_in(options.folder.clone().unwrap_or_else(std::env::temp_dir))?;
     let slot = u64::from(options.block_bytes).next_multiple_of(4096) + 4096;
     let settings = [
-        "host.bytes=256MiB".to_owned(),
+        format!("host.bytes={HOST_BYTES}B"),
         format!("nvme.bytes={}B", (slot * options.blocks as u64 * 9 / 8).next_multiple_of(64 << 20) + (64 << 20)),
     ];
     let mut daemon = Daemon::start(folder.path(), &settings)?;
@@ -64,6 +66,7 @@ pub fn run(options: &Options) -> Result<(), Box<dyn Error>> {
         first_hits.push(first_hit.as_secs_f64());
         completes.push(complete.as_secs_f64());
     }
+    daemon.settle(HOST_BYTES)?;
     let (cpu, resident) = idle(&daemon)?;
     publish(options, median(first_hits), median(completes), cpu, resident)
 }

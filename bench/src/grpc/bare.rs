@@ -18,6 +18,8 @@ pub struct Bare {
     block: Bytes,
     crc: u32,
     kept: Option<Arc<Mutex<Kept>>>,
+    /// Where gets read from: one block over and over, which stays in the cache, or as much memory as a daemon has.
+    pool: Bytes,
 }
 
 /// Memory that puts are copied into, round and round.
@@ -53,13 +55,21 @@ impl Bare {
     /// A server whose gets send `block`.
     pub fn new(block: Bytes) -> Self {
         let crc = crc32fast::hash(&block);
-        Self { block, crc, kept: None }
+        Self { pool: block.clone(), block, crc, kept: None }
     }
 
-    /// The same, which copies the bytes of every put into memory of this size.
+    /// The same, which copies the bytes of every put into memory of this size, and sends each block of a get from another
+    /// place of so much memory.
     pub fn keeping(block: Bytes, kept_bytes: usize) -> Self {
         let memory = vec![1; kept_bytes.max(COPY_CHUNK_BYTES)];
-        Self { kept: Some(Arc::new(Mutex::new(Kept { memory, at: 0 }))), ..Self::new(block) }
+        let pool = Bytes::from(block.repeat((kept_bytes / block.len().max(1)).max(1)));
+        Self { kept: Some(Arc::new(Mutex::new(Kept { memory, at: 0 }))), pool, ..Self::new(block) }
+    }
+
+    /// What the n-th block of a get is sent from.
+    fn block_at(&self, index: usize) -> Bytes {
+        let first = index * self.block.len() % self.pool.len();
+        self.pool.slice(first..first + self.block.len())
     }
 
     /// The tuned service, ready to be served.
@@ -112,9 +122,9 @@ impl KvTier for Bare {
             Some(v1::get_request::From::Keys(list)) => list.keys.len(),
             _ => return Err(Status::invalid_argument("the bare server gets by keys")),
         };
-        let (block, crc) = (self.block.clone(), self.crc);
+        let (bare, crc) = (self.clone(), self.crc);
         let frames = (0..count).flat_map(move |index| {
-            let block = block.clone();
+            let block = bare.block_at(index);
             (0..block.len()).step_by(tuning::DATA_BYTES_MAX).map(move |offset| {
                 let end = block.len().min(offset + tuning::DATA_BYTES_MAX);
                 let frame = v1::BlockFrame {
