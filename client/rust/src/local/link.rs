@@ -4,6 +4,7 @@
 //! looks for its answer for a short while before it sleeps ([`super::LocalOptions::spin`]): a wake-up costs more than a round trip.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::io::{self, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::sync::{Condvar, Mutex, MutexGuard};
@@ -73,8 +74,8 @@ impl Link {
         loop {
             state.last_tag = state.last_tag.wrapping_add(1).max(1);
             let tag = state.last_tag;
-            if !state.answers.contains_key(&tag) {
-                state.answers.insert(tag, None);
+            if let Entry::Vacant(free) = state.answers.entry(tag) {
+                free.insert(None);
                 return Ok(tag);
             }
         }
