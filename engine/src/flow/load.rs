@@ -83,7 +83,8 @@ impl LoadFlights {
 
 impl Shared {
     /// Asks for a block in host memory. New loads are added to `legs`; the caller starts them with
-    /// [`Shared::start_flight`] before it lets go of the core.
+    /// [`Shared::start_flight`] as soon as it has let go of the core, not before: only then can those who still read the
+    /// slots' old blocks tell (see [`crate::port::Memory::renew`]).
     pub(crate) fn ask(self: &Arc<Self>, core: &mut Core, block: BlockId, legs: &mut Vec<Leg>) -> Ask {
         match core.catalog.begin_load_block(self.now(), block) {
             LoadPlan::Resident(copy) => Ask::Ready(HostPin { shared: Arc::clone(self), copy }),

@@ -38,8 +38,13 @@ pub(super) async fn examine(path: &Path, covered_seq: u64, report: &mut Report) 
             0 => String::new(),
             bytes => format!("; {bytes} bytes at the end were being written in a crash, the next start cuts them off"),
         };
+        // A clean stop leaves nothing behind the index; a crash does.
+        let behind = match found.last_seq > covered_seq {
+            true => "; blocks of the records the index does not cover are not looked at, the next start brings them in",
+            false => "",
+        };
         report.fine(format!(
-            "event log: {} records in {} segments, up to {}{torn}",
+            "event log: {} records in {} segments, up to {}{torn}{behind}",
             found.record_count,
             found.segments.len(),
             found.last_seq
