@@ -116,7 +116,7 @@ impl Arena {
         }
         let why = progress.why_not_huge.map(|why| format!(" ({why})")).unwrap_or_default();
         let (huge, touched) = (progress.huge_bytes, progress.done_bytes);
-        format!("{report}; {huge} of {touched} bytes touched are in 2 MiB pages{why}")
+        format!("{report}; {} of {} MiB touched are in 2 MiB pages{why}", huge >> 20, touched >> 20)
     }
 
     /// Address of the first byte, to register the whole arena with a device once.
