@@ -11,7 +11,11 @@ use kvtier_tests::{Block, Setup, World, block};
 async fn crashed() -> (Setup, Vec<Block>) {
     let mut world = World::new().await;
     let chain = Block::chain("durable", 30, 20_000);
-    world.store(&chain, Durability::Durable).await;
+    // Twice: damage in the last group of the log cannot be told from a torn tail, and a fast device puts everything that
+    // is acknowledged together into one group.
+    for part in chain.chunks(15) {
+        world.store(part, Durability::Durable).await;
+    }
     (world.daemon.kill(), chain)
 }
 
