@@ -118,6 +118,11 @@ pub(crate) async fn mend(shared: &Arc<Shared>, reset: Position) {
             .collect();
         shared.journal(&mut core, records);
     }
+    if shared.stopped() {
+        // Not compared to the end: the next start believes the index.
+        return;
+    }
+    shared.alarms.clear(Alarm::Index);
     let mut core = shared.lock();
     let ground = &mut core.stores.ground;
     if ground.state == State::Mending {
