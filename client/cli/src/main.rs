@@ -10,6 +10,7 @@
 
 mod amount;
 mod arguments;
+mod chain;
 mod chunk;
 mod clock;
 mod command;

@@ -3,28 +3,21 @@
 use serde_json::json;
 
 use crate::amount::show_count;
+use crate::chain::{Chain, ChainArguments};
 use crate::connection::GlobalArguments;
 use crate::failure::Failure;
-use crate::key::{BlockSize, KeyArguments};
 use crate::output;
-use crate::space::SpaceArguments;
 
 /// Arguments of `kvtier delete`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Delete {
     #[command(flatten)]
-    keys: KeyArguments,
-    #[command(flatten)]
-    size: BlockSize,
-    #[command(flatten)]
-    space: SpaceArguments,
+    chain: ChainArguments,
 }
 
 impl Delete {
     pub(crate) async fn run(self, global: &GlobalArguments) -> Result<(), Failure> {
-        let keys = self.keys.read(&self.size)?;
-        let client = global.connect().await?;
-        let space = self.space.find(&client).await?;
+        let Chain { client, space, keys } = self.chain.open(global).await?;
         let deleted = client.delete(space.space, &keys).await?;
         if global.json {
             return output::json(&json!({ "keys": keys.len(), "deleted": deleted }));

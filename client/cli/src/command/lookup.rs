@@ -5,29 +5,23 @@ use kvtier_client::{Lookup as Answer, wire, word};
 use serde_json::{Value, json};
 
 use crate::amount::{show_count, show_percent, show_size};
+use crate::chain::{Chain, ChainArguments};
 use crate::connection::GlobalArguments;
 use crate::failure::Failure;
-use crate::key::{BlockSize, KeyArguments, show_key};
+use crate::key::show_key;
 use crate::output;
-use crate::space::SpaceArguments;
 use crate::table::{Column, draw};
 
 /// Arguments of `kvtier lookup`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Lookup {
     #[command(flatten)]
-    keys: KeyArguments,
-    #[command(flatten)]
-    size: BlockSize,
-    #[command(flatten)]
-    space: SpaceArguments,
+    chain: ChainArguments,
 }
 
 impl Lookup {
     pub(crate) async fn run(self, global: &GlobalArguments) -> Result<(), Failure> {
-        let keys = self.keys.read(&self.size)?;
-        let client = global.connect().await?;
-        let space = self.space.find(&client).await?;
+        let Chain { client, space, keys } = self.chain.open(global).await?;
         let answer = client.lookup(space.space, &keys, None).await?;
         if global.json {
             output::json(&as_json(&keys, &answer))?;

@@ -5,9 +5,9 @@ use std::time::Duration;
 use serde_json::json;
 
 use crate::amount::{parse_time, show_count, show_size, show_time};
+use crate::chain::{Chain, ChainArguments};
 use crate::connection::GlobalArguments;
 use crate::failure::Failure;
-use crate::key::{BlockSize, KeyArguments};
 use crate::output;
 use crate::space::SpaceArguments;
 
@@ -21,11 +21,7 @@ pub(crate) struct Pin {
     #[arg(long, value_name = "TIME", default_value = "1h", value_parser = parse_time)]
     ttl: Duration,
     #[command(flatten)]
-    keys: KeyArguments,
-    #[command(flatten)]
-    size: BlockSize,
-    #[command(flatten)]
-    space: SpaceArguments,
+    chain: ChainArguments,
 }
 
 /// Arguments of `kvtier unpin`.
@@ -39,9 +35,7 @@ pub(crate) struct Unpin {
 
 impl Pin {
     pub(crate) async fn run(self, global: &GlobalArguments) -> Result<(), Failure> {
-        let keys = self.keys.read(&self.size)?;
-        let client = global.connect().await?;
-        let space = self.space.find(&client).await?;
+        let Chain { client, space, keys } = self.chain.open(global).await?;
         let pin = client.pin(space.space, &self.name, &keys, self.ttl).await?;
         if global.json {
             output::json(&json!({

@@ -2,28 +2,21 @@
 
 use serde_json::json;
 
+use crate::chain::{Chain, ChainArguments};
 use crate::connection::GlobalArguments;
 use crate::failure::Failure;
-use crate::key::{BlockSize, KeyArguments};
 use crate::output;
-use crate::space::SpaceArguments;
 
 /// Arguments of `kvtier prefetch`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Prefetch {
     #[command(flatten)]
-    keys: KeyArguments,
-    #[command(flatten)]
-    size: BlockSize,
-    #[command(flatten)]
-    space: SpaceArguments,
+    chain: ChainArguments,
 }
 
 impl Prefetch {
     pub(crate) async fn run(self, global: &GlobalArguments) -> Result<(), Failure> {
-        let keys = self.keys.read(&self.size)?;
-        let client = global.connect().await?;
-        let space = self.space.find(&client).await?;
+        let Chain { client, space, keys } = self.chain.open(global).await?;
         let answer = client.prefetch(space.space, &keys).await?;
         if global.json {
             let (resident, started, refused) = (answer.resident, answer.started, answer.refused);
