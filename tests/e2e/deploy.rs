@@ -47,6 +47,18 @@ fn assert_good(output: &Output) {
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 }
 
+/// Sizes, because what the defaults ask for must not depend on the disk a test runs on.
+const SMALL: [&str; 8] = [
+    "--host-bytes",
+    "64MiB",
+    "--nvme-bytes",
+    "128MiB",
+    "--set",
+    "wal.retain_bytes=0B",
+    "--set",
+    "wal.bytes_max=256MiB",
+];
+
 #[test]
 fn the_units_command_line_is_taken_with_the_shipped_settings() {
     let unit = unit();
@@ -66,18 +78,7 @@ fn the_units_command_line_is_taken_with_the_shipped_settings() {
     std::fs::write(&copy, shipped.replace(STATE, folder.path().to_str().expect("UTF-8")))
         .expect("a file can be written");
     let copy = copy.to_str().expect("UTF-8");
-    // Sizes too: what the defaults ask for must not depend on the disk this test runs on.
-    let small = [
-        "--host-bytes",
-        "64MiB",
-        "--nvme-bytes",
-        "128MiB",
-        "--set",
-        "wal.retain_bytes=0B",
-        "--set",
-        "wal.bytes_max=256MiB",
-    ];
-    assert_good(&check_config(&[&["--config", copy][..], &small].concat(), &[]));
+    assert_good(&check_config(&[&["--config", copy][..], &SMALL].concat(), &[]));
 }
 
 #[test]
@@ -139,15 +140,5 @@ fn the_containers_environment_and_the_documented_command_are_taken() {
     let comment = read("server/deploy/Containerfile").replace("\n#", " ");
     let squeezed = |text: &str| text.replace('\\', " ").split_whitespace().collect::<Vec<_>>().join(" ");
     assert!(squeezed(&comment).contains(&squeezed(&run)), "the container file shows another command than install.md");
-    let small = [
-        "--host-bytes",
-        "64MiB",
-        "--nvme-bytes",
-        "128MiB",
-        "--set",
-        "wal.retain_bytes=0B",
-        "--set",
-        "wal.bytes_max=256MiB",
-    ];
-    assert_good(&check_config(&[&arguments[..], &small].concat(), &environment));
+    assert_good(&check_config(&[&arguments[..], &SMALL].concat(), &environment));
 }
