@@ -116,13 +116,14 @@ fn median(mut values: Vec<f64>) -> f64 {
 fn publish(options: &Options, first_hit: f64, complete: f64, cpu: f64, resident: u64) -> Result<(), Box<dyn Error>> {
     let facts = Facts::read(options.rounds);
     let text = format!(
-        "# Recovery after kill -9, and idling\n\nMachine: {}, {} GiB, Linux {}. Command: `{}`. Medians of {} kills.\n\n\
+        "# Recovery after kill -9, and idling\n\nMachine: {}, {} GiB, Linux {}. Date: {}. Command: `{}`. Medians of {} kills.\n\n\
          | what | figure |\n|---|--:|\n| durable blocks | {} × {} B |\n| process start to first correct hit | {:.3} s |\n\
          | process start to RAM index complete | {:.3} s |\n| idle CPU, one core = 100 % | {cpu:.2} % |\n\
          | idle RSS with a 256 MiB arena | {:.0} MiB |\n",
         facts.processor,
         facts.memory_gib,
         facts.kernel,
+        facts.date,
         facts.command,
         facts.rounds,
         options.blocks,

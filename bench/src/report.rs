@@ -16,6 +16,8 @@ pub struct Facts {
     pub kernel: String,
     /// Memory in GiB.
     pub memory_gib: u64,
+    /// The day, UTC.
+    pub date: String,
     /// The command line.
     pub command: String,
     /// Rounds behind every median.
@@ -38,6 +40,7 @@ impl Facts {
             processor: format!("{cpus} × {}", value(&file("/proc/cpuinfo"), "model name")),
             kernel: file("/proc/sys/kernel/osrelease").trim().to_owned(),
             memory_gib: memory_kib >> 20,
+            date: time::OffsetDateTime::now_utc().date().to_string(),
             command: format!("kvtier-bench {}", arguments.join(" ")),
             rounds,
         }
@@ -54,8 +57,8 @@ pub fn publish(
 ) -> Result<(), Box<dyn Error>> {
     let mut text = format!("# {title}\n\n{notes}\n\n");
     text += &format!(
-        "Machine: {}, {} GiB, Linux {}. Command: `{}`. Medians of {} interleaved rounds.\n\n",
-        facts.processor, facts.memory_gib, facts.kernel, facts.command, facts.rounds
+        "Machine: {}, {} GiB, Linux {}. Date: {}. Command: `{}`. Medians of {} interleaved rounds.\n\n",
+        facts.processor, facts.memory_gib, facts.kernel, facts.date, facts.command, facts.rounds
     );
     text += MARKDOWN_HEAD;
     standings.iter().for_each(|standing| text += &standing.markdown());

@@ -28,6 +28,7 @@ const SLICES: usize = 10;
 pub(super) fn table(node: &Node, folder: &Path, calls: usize) -> Result<String, Failure> {
     let settings = ["host.bytes=256MiB", "nvme.enabled=false", "local.spin=0s", "log.level=warn"];
     let sleeping = Node::start(&folder.join("sleeping"), &settings)?;
+    sleeping.daemon.settle(256 << 20)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let mut table =
         String::from("| acquire a resident chain of | over | p50 µs | p99 µs | p99.9 µs |\n|--:|---|--:|--:|--:|\n");

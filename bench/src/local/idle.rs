@@ -12,6 +12,7 @@ const WATCH: Duration = Duration::from_secs(10);
 pub(super) fn measure(folder: &Path, count: usize) -> Result<String, Failure> {
     let settings = ["host.bytes=64MiB", "nvme.enabled=false", "log.level=warn"];
     let node = Node::start(&folder.join("idle"), &settings)?;
+    node.daemon.settle(64 << 20)?;
     let daemon = node.daemon.id();
     let first = node.writer()?;
     let chain = keys("idle", 1000);

@@ -14,7 +14,7 @@ use std::fmt::Write;
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
-use kvtier_client::local::{Commitment, ReserveChain, Slot};
+use kvtier_client::local::{Commitment, Committed, ReserveChain, Slot};
 use kvtier_client::{Client, LocalClient, LocalOptions, SpaceDescription, SpaceDigest};
 
 use crate::daemon::Daemon;
@@ -133,8 +133,15 @@ fn put(
             other => return Err(format!("no slot was given: {other:?}").into()),
         }
     }
-    client.commit(written)?;
-    Ok(())
+    commit(client, written)
+}
+
+/// Commits blocks; every one must be stored, or nothing was measured.
+fn commit(client: &LocalClient, written: Vec<Commitment>) -> Result<(), Failure> {
+    match client.commit(written)?.into_iter().find(|committed| !matches!(committed, Committed::Stored { .. })) {
+        None => Ok(()),
+        Some(other) => Err(format!("a block was not stored: {other:?}").into()),
+    }
 }
 
 /// Runs everything.
@@ -142,6 +149,7 @@ pub fn run(options: &Options) -> Result<(), Failure> {
     let folder = tempfile::tempdir()?;
     let settings = ["host.bytes=1GiB", "nvme.enabled=false", "local.client_blocks_max=4096", "log.level=warn"];
     let node = Node::start(&folder.path().join("main"), &settings)?;
+    node.daemon.settle(1 << 30)?;
     let mut standings = Vec::new();
     if options.wants(Part::Read) {
         standings.push(reading::contest(&node, options.rounds)?);

@@ -7,7 +7,7 @@ use std::time::Instant;
 use kvtier_client::LocalClient;
 use kvtier_client::local::{Commitment, ReserveChain, Slot};
 
-use super::{BLOCK_BYTES, Failure, Node, keys, put};
+use super::{BLOCK_BYTES, Failure, Node, commit, keys, put};
 use crate::contest::{Contest, Standing};
 
 const BATCH_BLOCKS: usize = 4;
@@ -67,7 +67,7 @@ fn overlap(client: &LocalClient, node: &Node, batches: &[Vec<bytes::Bytes>], sou
     std::thread::scope(|scope| {
         let (give, take) = sync_channel::<Vec<Commitment>>(AHEAD);
         let committing = scope.spawn(move || {
-            take.iter().try_for_each(|written| client.commit(written).map(drop).map_err(|error| error.to_string()))
+            take.iter().try_for_each(|written| commit(client, written).map_err(|error| error.to_string()))
         });
         for batch in batches {
             let mut written = Vec::with_capacity(batch.len());
