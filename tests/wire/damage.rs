@@ -4,7 +4,7 @@
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use kvtier_proto::v1::Durability;
+use kvtier_proto::v1::{self, Durability};
 use kvtier_tests::{Block, Setup, World, block};
 
 /// A folder with 30 durable blocks, left by `kill -9`.
@@ -72,10 +72,26 @@ async fn a_sound_data_directory_is_sound_after_a_stop_and_after_a_crash() {
         let (code, text) = fsck(&setup, &[]);
         assert_eq!(code, Some(0), "{text}");
         assert!(text.ends_with("sound\n"), "{text}");
+        assert!(text.contains("30 blocks verified"), "{text}");
     }
-    let (setup, _) = stopped().await;
-    let (_, text) = fsck(&setup, &[]);
-    assert!(text.contains("30 blocks verified"), "{text}");
+}
+
+#[tokio::test]
+async fn fsck_after_a_crash_looks_at_no_block_that_was_deleted_before_it() {
+    let mut world = World::new().await;
+    let chain = Block::chain("durable", 30, 20_000);
+    world.store(&chain, Durability::Durable).await;
+    let setup = world.daemon.stop().0;
+    let mut world = World::of(setup.start()).await;
+    let keys = chain[20..].iter().map(|block| block.key.to_vec()).collect();
+    let delete = v1::DeleteRequest { space: world.space.clone(), keys };
+    assert_eq!(world.wire.client.delete(delete).await.expect("they can go").into_inner().deleted, 10);
+    let more = Block::chain("more", 5, 20_000);
+    world.store(&more, Durability::Durable).await;
+    let setup = world.daemon.kill();
+    let (code, text) = fsck(&setup, &[]);
+    assert_eq!(code, Some(0), "{text}");
+    assert!(text.contains("25 blocks verified"), "20 of the index, 5 behind it: {text}");
 }
 
 #[tokio::test]
@@ -134,7 +150,12 @@ async fn a_torn_tail_is_no_damage() {
 
 #[tokio::test]
 async fn rot_in_a_data_file_is_found_by_fsck_and_stops_nothing() {
-    let (setup, chain) = stopped().await;
+    for (setup, chain) in [stopped().await, crashed().await] {
+        rot_is_found(setup, &chain).await;
+    }
+}
+
+async fn rot_is_found(setup: Setup, chain: &[Block]) {
     let path = setup.data().join("nvme-0.kv");
     let bytes = std::fs::read(&path).expect("the data file can be read");
     let needle = &chain[7].payload[..64];

@@ -5,7 +5,7 @@
 //! record is.
 //!
 //! Reading order: [`settings`], [`codec`], [`frame`], [`segment`] (the format, bottom up); `survey` (torn or damaged?);
-//! `state` (what is known, no I/O); [`writer`] and `rollover` (what is done); [`journal`] (the handle); [`fsck`].
+//! `state` (what is known, no I/O); [`writer`] and `rollover` (what is done); [`journal`] (the handle); [`fsck`] and [`replay()`](replay::replay) (a log nobody has open).
 //!
 //! # The pieces
 //!
@@ -111,6 +111,7 @@ pub mod fsck;
 pub mod journal;
 pub mod memory;
 pub mod open;
+pub mod replay;
 pub mod segment;
 pub mod settings;
 pub mod thread;
@@ -136,6 +137,7 @@ pub use folder::{BlockingFolder, UringFolder};
 pub use journal::Wal;
 pub use memory::MemoryJournal;
 pub use open::Recovered;
+pub use replay::replay;
 pub use settings::Settings;
 pub use thread::{Mode, WalThread, spawn_writer_thread};
 pub use writer::Writer;

@@ -1,4 +1,5 @@
-//! The data files: their superblocks, and every block the index knows, read and compared.
+//! The data files: their superblocks, and every durable block, read and compared: those the index knows, as changed by the
+//! records it does not cover yet (a crash leaves some).
 //!
 //! Files are read as plain files, so that this works where O_DIRECT or io_uring do not.
 
@@ -11,7 +12,9 @@ use kvtier_engine::port::{Index, IndexEntry};
 use kvtier_identity::BlockId;
 use kvtier_index::{IndexSettings, RocksIndex};
 use kvtier_nvme::{Superblock, SuperblockError};
+use kvtier_wal::{BlockingFolder, WalError};
 
+use super::told::Told;
 use super::{Failure, Report, shown};
 use crate::config::Config;
 
@@ -29,27 +32,21 @@ struct BlockFile {
     damaged: u64,
 }
 
-/// Looks at every data file and, unless `quick`, at every block.
+/// Looks at every data file and, unless `quick`, at every block. `covered` is where the index ends in the log.
 pub(super) async fn examine(
     config: &Config,
     settings: IndexSettings,
+    covered: u64,
     quick: bool,
     report: &mut Report,
 ) -> Result<(), Failure> {
     let mut files: Vec<BlockFile> = config.nvme.files.iter().map(|path| open(path, report)).collect();
-    if !quick && config.index.directory.exists() {
-        let index = RocksIndex::open(&config.index.directory, settings)?;
-        let mut after = None;
-        loop {
-            let entries = index.scan(after, SCAN_COUNT).await?;
-            let Some((last, _)) = entries.last() else { break };
-            after = Some(*last);
-            for (block, entry) in &entries {
-                compare(&mut files, *block, entry, report);
-            }
+    if !quick {
+        let behind = read_behind(config, covered).await?;
+        compare_index(config, settings, &behind, &mut files, report).await?;
+        for (block, entry) in &behind.blocks {
+            compare(&mut files, *block, entry, report);
         }
-        // It closes with a flush, outside of the runtime.
-        tokio::task::spawn_blocking(move || drop(index)).await?;
     }
     for file in files.iter().filter(|file| file.file.is_some()) {
         let told = match (quick, file.damaged) {
@@ -59,6 +56,46 @@ pub(super) async fn examine(
         };
         report.fine(format!("{}: {told}", file.name));
     }
+    Ok(())
+}
+
+/// What the log says behind the index. Of a log that is damaged nothing: that has been reported.
+async fn read_behind(config: &Config, covered: u64) -> Result<Told, Failure> {
+    let mut told = Told::default();
+    if !config.wal.directory.is_dir() {
+        return Ok(told);
+    }
+    let folder = BlockingFolder::new(&config.wal.directory);
+    match kvtier_wal::replay(&folder, covered, &mut |seq, record| told.apply(seq, record)).await {
+        Ok(()) => Ok(told),
+        Err(WalError::Damaged { .. } | WalError::Unsupported { .. }) => Ok(Told::default()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Compares every block of the index that the log behind it does not speak of.
+async fn compare_index(
+    config: &Config,
+    settings: IndexSettings,
+    behind: &Told,
+    files: &mut [BlockFile],
+    report: &mut Report,
+) -> Result<(), Failure> {
+    if !config.index.directory.exists() {
+        return Ok(());
+    }
+    let index = RocksIndex::open(&config.index.directory, settings)?;
+    let mut after = None;
+    loop {
+        let entries = index.scan(after, SCAN_COUNT).await?;
+        let Some((last, _)) = entries.last() else { break };
+        after = Some(*last);
+        for (block, entry) in entries.iter().filter(|(block, _)| !behind.names(*block)) {
+            compare(files, *block, entry, report);
+        }
+    }
+    // It closes with a flush, outside of the runtime.
+    tokio::task::spawn_blocking(move || drop(index)).await?;
     Ok(())
 }
 

@@ -40,7 +40,7 @@ pub(super) async fn examine(path: &Path, covered_seq: u64, report: &mut Report) 
         };
         // A clean stop leaves nothing behind the index; a crash does.
         let behind = match found.last_seq > covered_seq {
-            true => "; blocks of the records the index does not cover are not looked at, the next start brings them in",
+            true => "; the next start brings those into the index that it does not cover",
             false => "",
         };
         report.fine(format!(

@@ -1,7 +1,7 @@
 //! `kvtierd fsck`: what is on disk, what is wrong with it, and what to do. With no daemon running.
 //!
 //! ```text
-//!   lock ─► index: every value ─► event log: every frame ─► data files: superblock, and every block the index knows
+//!   lock ─► index: every value ─► event log: every frame ─► data files: superblock, and every block of both
 //!                │                      │
 //!    --repair    └─ made again from     └─ cut before the damage; the next start begins a new epoch
 //!                   the event log
@@ -17,6 +17,7 @@
 mod blocks;
 mod index;
 mod log;
+mod told;
 
 use std::path::Path;
 
@@ -133,9 +134,9 @@ fn examine(config: &Config, options: Options) -> Result<Report, Failure> {
             report = repair(config, &home, covered).await?;
             covered = metadata(config, &mut report).await?;
         }
-        if covered.is_some() && config.nvme.enabled {
+        if let Some(covered) = covered.filter(|_| config.nvme.enabled) {
             let settings = assemble::index_settings(config, &home);
-            blocks::examine(config, settings, options.quick, &mut report).await?;
+            blocks::examine(config, settings, covered, options.quick, &mut report).await?;
         }
         Ok(report)
     })

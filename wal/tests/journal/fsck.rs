@@ -43,6 +43,43 @@ fn a_sound_log_is_reported_and_left_alone() {
     assert_eq!(folder.names(), before.names());
 }
 
+/// What a log at rest replays after a record.
+fn replayed(folder: &MemFolder, after: u64) -> Vec<(u64, Record)> {
+    let mut records = Vec::new();
+    block_on(kvtier_wal::replay(folder, after, &mut |seq, record| records.push((seq, record)))).expect("a sound log");
+    records
+}
+
+#[test]
+fn a_log_at_rest_replays_what_an_open_one_reads_and_is_left_alone() {
+    let (folder, last) = log();
+    let before = folder.copy();
+    for after in [0, 1, 777, 8000, last - 1, last] {
+        let replayed = replayed(&folder, after);
+        let read = World::open(&folder.copy(), small(), 0).unwrap().read_all(after);
+        let read = read.into_iter().map(|(position, record)| (position.seq, record));
+        // Opening it has begun an epoch behind it.
+        let read: Vec<_> = read.filter(|(seq, _)| *seq <= last).collect();
+        assert!(replayed == read, "after {after}: {} records, the open log has {}", replayed.len(), read.len());
+    }
+    assert_eq!(folder.names(), before.names());
+    folder.names().iter().for_each(|name| assert_eq!(folder.bytes_of(name), before.bytes_of(name)));
+}
+
+#[test]
+fn a_torn_tail_is_not_replayed_and_damage_is_an_error() {
+    let (folder, last) = log();
+    let names = folder.names();
+    let mut bytes = folder.bytes_of(&names[names.len() - 1]);
+    bytes.extend_from_slice(&[7; 33]);
+    folder.put(&names[names.len() - 1], bytes);
+    assert_eq!(replayed(&folder, 0).last().map(|(seq, _)| *seq), Some(last));
+    let mut bytes = folder.bytes_of(&names[0]);
+    bytes[1000] ^= 1;
+    folder.put(&names[0], bytes);
+    block_on(kvtier_wal::replay(&folder, 0, &mut |_, _| {})).expect_err("the first segment is damaged");
+}
+
 #[test]
 fn a_torn_tail_is_reported_and_is_no_damage() {
     let (folder, _) = log();
