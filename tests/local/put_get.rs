@@ -136,17 +136,22 @@ async fn the_async_client_does_the_same() {
 }
 
 #[tokio::test]
-async fn no_byte_of_a_local_block_is_copied_and_one_of_a_grpc_put_is() {
+async fn no_byte_of_a_local_block_is_copied_and_each_of_a_grpc_block_is_once() {
     let mut world = World::new().await;
     let chain = Block::chain("counted", 4, 65_536);
     let client = writer(&world);
     store(&client, digest(&world), &chain);
     expect(&acquire(&client, digest(&world), &keys(&chain)), &chain);
     let local = local_until(&mut world, "figures", |_| true).await;
-    assert_eq!((local.put_in_place_bytes, local.acquired_bytes, local.put_copied_bytes), (262_144, 262_144, 0));
-    world.store(&Block::chain("copied", 4, 65_536), v1::Durability::Volatile).await;
+    assert_eq!((local.put_in_place_bytes, local.put_copied_bytes), (262_144, 0));
+    assert_eq!((local.acquired_bytes, local.get_copied_bytes), (262_144, 0));
+    let copied = Block::chain("copied", 2, 65_536);
+    world.store(&copied, v1::Durability::Volatile).await;
+    let space = world.space.clone();
+    world.wire.expect_blocks(&space, &copied[..1]).await;
     let local = local_until(&mut world, "figures", |_| true).await;
-    assert_eq!((local.put_in_place_bytes, local.put_copied_bytes), (262_144, 262_144));
+    assert_eq!((local.put_in_place_bytes, local.put_copied_bytes), (262_144, 131_072));
+    assert_eq!((local.acquired_bytes, local.get_copied_bytes), (262_144, 65_536));
 }
 
 #[tokio::test]

@@ -97,6 +97,8 @@ pub struct Meter {
     pub acquired_blocks: Counter,
     /// Payload bytes of those.
     pub acquired_bytes: Counter,
+    /// Payload bytes of gets that were given to a stream, which copies them once into what it sends.
+    pub get_copied_bytes: Counter,
     /// Payload bytes of puts that were copied into host memory.
     pub put_copied_bytes: Counter,
     /// Payload bytes of puts that their writers had written in place.

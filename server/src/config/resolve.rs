@@ -85,13 +85,19 @@ fn unknown(value: &Given) -> String {
 }
 
 /// The most similar path, if any is similar at all. A key that exists in another section counts as near, however its
-/// section is called.
+/// section is called; one of the same section that begins alike counts as nearer.
 fn nearest(path: &str) -> Option<String> {
     let key = path.rsplit('.').next().unwrap_or(path);
     let likeness = |setting: &Setting| {
         let whole = strsim::normalized_damerau_levenshtein(path, &setting.path());
-        let same_key = if setting.key == key { 0.25 } else { 0.0 };
-        whole + same_key
+        let same_section = path.strip_suffix(key) == setting.path().strip_suffix(setting.key);
+        let begins_alike = same_section && (setting.key.starts_with(key) || key.starts_with(setting.key));
+        whole
+            + match () {
+                () if begins_alike => 0.3,
+                () if setting.key == key => 0.25,
+                () => 0.0,
+            }
     };
     let best = settings().max_by(|a, b| likeness(a).total_cmp(&likeness(b)));
     best.filter(|best| likeness(best) >= LIKENESS_MIN).map(Setting::path)

@@ -119,6 +119,9 @@ fn an_unknown_key_names_the_nearest_and_its_line() {
     let (_folder, sources) = file("# comment\n[host]\nbites = \"1GiB\"\n");
     let told = one_problem(&sources, &machine());
     assert!(told.contains("kvtier.toml:3: unknown setting \"host.bites\"; the nearest is \"host.bytes\""), "{told}");
+    let (_folder, sources) = file("[nvme]\nbytes_max = \"1GiB\"\n");
+    let told = one_problem(&sources, &machine());
+    assert!(told.contains("the nearest is \"nvme.bytes\""), "not wal.bytes_max: {told}");
 }
 
 /// `check-config` said that the settings were good, and the start was refused: a file of exactly one extent, a log of

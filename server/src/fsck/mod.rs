@@ -120,7 +120,11 @@ type Failure = Box<dyn std::error::Error>;
 
 fn examine(config: &Config, options: Options) -> Result<Report, Failure> {
     if !config.data_directory.is_dir() {
-        return Err(format!("data_directory = \"{}\" does not exist", config.data_directory.display()).into());
+        return Err(format!(
+            "data_directory = \"{}\" does not exist; name the daemon's with --data-directory or --config",
+            config.data_directory.display()
+        )
+        .into());
     }
     if !config.data_directory.join("FORMAT").is_file() {
         return Err(format!("{} is not a data directory: it has no FORMAT", config.data_directory.display()).into());

@@ -40,10 +40,11 @@ pub(crate) async fn answers(
         }
         None => return Err(BadField::new("from", "absent", "name a lease or a list of keys").into()),
     };
-    Ok(frames(reader, first, client))
+    Ok(frames(node, reader, first, client))
 }
 
 fn frames(
+    node: Arc<Node>,
     mut reader: BlockReader,
     first: u32,
     client: Client,
@@ -56,6 +57,7 @@ fn frames(
             match got {
                 Got::Miss(miss) => yield Ok(v1::GetResponse { index, answer: Some(Answer::Miss(answer::miss(&miss))) }),
                 Got::Block { bytes, crc, tier } => {
+                    node.engine.meter().get_copied_bytes.add(bytes.len() as u64);
                     for offset in (0..bytes.len()).step_by(tuning::DATA_BYTES_MAX) {
                         let frame = frame(&bytes, crc, answer::tier(tier), offset);
                         yield Ok(v1::GetResponse { index, answer: Some(Answer::Frame(frame)) });

@@ -55,6 +55,7 @@ fn local(node: &Node, count: &LocalCount) -> v1::LocalStatus {
         put_in_place_bytes: meter.put_in_place_bytes.get(),
         acquired_bytes: meter.acquired_bytes.get(),
         put_copied_bytes: meter.put_copied_bytes.get(),
+        get_copied_bytes: meter.get_copied_bytes.get(),
     }
 }
 
