@@ -63,7 +63,7 @@ fn device(slots: u64) -> DeviceGeometry {
 
 fn catalog(host_slots: u64, nvme_slots: u64, policy: PolicyKind) -> Catalog {
     Catalog::new(CatalogSettings {
-        host: device(host_slots),
+        host: vec![device(host_slots)],
         nvme: vec![device(nvme_slots)],
         policy,
         admission: AdmissionKind::All,
@@ -80,6 +80,7 @@ fn put(catalog: &mut Catalog, number: u32) -> Option<BlockIndex> {
     let plan = PutPlan {
         block: id(number),
         space: 1,
+        domain: 0,
         key: key(number),
         parent: parent(number),
         part_bytes: vec![PAGE_BYTES as u32],
@@ -193,7 +194,7 @@ fn fill_all(catalog: &mut Catalog, count: u32) {
     let mut order: Vec<u32> = (0..count).collect();
     order.sort_unstable_by_key(|number| id(*number).0);
     for number in order {
-        assert!(matches!(catalog.fill(id(number), &entry(number)), Fill::Added(_)));
+        assert!(matches!(catalog.fill(id(number), &entry(number), 0), Fill::Added(_)));
     }
     catalog.finish_fill();
 }
@@ -215,7 +216,7 @@ fn fill(count: u32) {
         for chunk in order.chunks(1024) {
             let (time, ()) = timed(|| {
                 for number in chunk {
-                    assert!(matches!(catalog.fill(id(*number), &entry(*number)), Fill::Added(_)));
+                    assert!(matches!(catalog.fill(id(*number), &entry(*number), 0), Fill::Added(_)));
                 }
             });
             longest = longest.max(time);

@@ -12,12 +12,13 @@ use proptest::prelude::*;
 use proptest::test_runner::{Config, TestError, TestRunner};
 
 /// Everything that must have happened at least once in a run, or the test tests less than it says.
-const MUST_HAPPEN: [&str; 47] = [
+const MUST_HAPPEN: [&str; 48] = [
     "evicted from host",
     "evicted from nvme",
     "removed corrupt",
     "removed deleted",
     "removed otherwise",
+    "evicted from nvme for another domain",
     "doomed while held",
     "doomed in flight",
     "store taken back",
@@ -71,16 +72,16 @@ fn run(policy: PolicyKind, admission: AdmissionKind) {
         source_file: Some(file!()),
         ..Config::default()
     });
-    let steps = vec(any::<Step>(), 1..800);
-    let outcome = runner.run(&steps, |steps| {
-        let mut world = World::new(policy, admission, Rc::clone(&coverage));
+    let steps = (vec(any::<Step>(), 1..800), 1u32..=3);
+    let outcome = runner.run(&steps, |(steps, domains)| {
+        let mut world = World::new(policy, admission, domains, Rc::clone(&coverage));
         steps.into_iter().for_each(|step| world.step(step));
         Ok(())
     });
     match outcome {
         Ok(()) => {}
-        Err(TestError::Fail(why, steps)) => {
-            panic!("{policy:?}, {admission:?}: {why}\n{} steps: {steps:?}", steps.len())
+        Err(TestError::Fail(why, (steps, domains))) => {
+            panic!("{policy:?}, {admission:?}, {domains} domains: {why}\n{} steps: {steps:?}", steps.len())
         }
         Err(abort) => panic!("{policy:?}, {admission:?}: {abort}"),
     }

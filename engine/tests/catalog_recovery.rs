@@ -32,8 +32,8 @@ fn a_chain_filled_in_any_order_is_whole() {
     for order in [[0, 1, 2, 3], [3, 2, 1, 0], [2, 0, 3, 1]] {
         let mut catalog = recovering(&[]);
         for number in order {
-            assert!(matches!(catalog.fill(id(number), &entries[number as usize]), Fill::Added(_)));
-            assert_eq!(catalog.fill(id(number), &entries[number as usize]), Fill::Known);
+            assert!(matches!(catalog.fill(id(number), &entries[number as usize], 0), Fill::Added(_)));
+            assert_eq!(catalog.fill(id(number), &entries[number as usize], 0), Fill::Known);
             catalog.check().expect("consistent");
         }
         catalog.finish_fill();
@@ -50,7 +50,7 @@ fn nothing_is_stored_before_the_index_is_known() {
     let index = put(&mut catalog, 50, None);
     let recovering = StorePlan::Declined(Decline::Recovering);
     assert_eq!(format!("{:?}", catalog.begin_store(at(0), index, id(50))), format!("{recovering:?}"));
-    catalog.fill(id(0), &entries[0]);
+    catalog.fill(id(0), &entries[0], 0);
     catalog.finish_fill();
     assert_ne!(store(&mut catalog, 50).slot, entries[0].slot);
 }
@@ -61,9 +61,9 @@ fn an_entry_that_cannot_be_true_is_a_conflict() {
     let mut catalog = recovering(&[entries[3].slot]);
     let with_slot = |number: usize, slot| IndexEntry { slot, ..entries[number].clone() };
     let slot = entries[0].slot;
-    assert!(matches!(catalog.fill(id(0), &entries[0]), Fill::Added(_)));
+    assert!(matches!(catalog.fill(id(0), &entries[0], 0), Fill::Added(_)));
     let refused = |catalog: &mut Catalog, entry: &IndexEntry| {
-        let problem = conflict(catalog.fill(id(1), entry));
+        let problem = conflict(catalog.fill(id(1), entry, 0));
         assert_eq!(tier(catalog, 1), None);
         catalog.check().expect("consistent");
         problem
@@ -96,9 +96,9 @@ fn entries_that_name_each_other_as_parent_do_not_hang() {
     let mut catalog = recovering(&[]);
     let head = IndexEntry { parent: Some(id(3)), ..entries[0].clone() };
     for number in 1..4 {
-        assert!(matches!(catalog.fill(id(number), &entries[number as usize]), Fill::Added(_)));
+        assert!(matches!(catalog.fill(id(number), &entries[number as usize], 0), Fill::Added(_)));
     }
-    assert!(conflict(catalog.fill(id(0), &head)).contains("ancestor"));
+    assert!(conflict(catalog.fill(id(0), &head, 0)).contains("ancestor"));
     catalog.finish_fill();
     catalog.check().expect("consistent");
 }
@@ -107,9 +107,9 @@ fn entries_that_name_each_other_as_parent_do_not_hang() {
 fn what_was_deleted_while_filling_does_not_come_back() {
     let entries = stored_chain(2);
     let mut catalog = recovering(&[]);
-    catalog.fill(id(0), &entries[0]);
+    catalog.fill(id(0), &entries[0], 0);
     catalog.delete(at(0), id(0)).expect("the block is there");
-    assert!(conflict(catalog.fill(id(0), &entries[0])).contains("removed"));
+    assert!(conflict(catalog.fill(id(0), &entries[0], 0)).contains("removed"));
     assert_eq!(tier(&catalog, 0), None);
 }
 
@@ -120,8 +120,8 @@ fn other_bytes_under_one_key_do_not_mix() {
     put(&mut catalog, 0, None);
     let same = entries[0].clone();
     let other = IndexEntry { crc: 99, ..same.clone() };
-    assert!(conflict(catalog.fill(id(0), &other)).contains("other bytes"));
-    assert!(matches!(catalog.fill(id(0), &same), Fill::Added(_)), "the same bytes are one block with two copies");
+    assert!(conflict(catalog.fill(id(0), &other, 0)).contains("other bytes"));
+    assert!(matches!(catalog.fill(id(0), &same, 0), Fill::Added(_)), "the same bytes are one block with two copies");
     assert_eq!((tier(&catalog, 0), catalog.count().nvme.blocks, catalog.count().blocks), (Some(Host), 1, 1));
 }
 
@@ -130,7 +130,7 @@ fn a_durable_copy_beats_a_put_that_is_not_complete() {
     let entries = stored_chain(2);
     let mut catalog = recovering(&[]);
     let claim = reserve(&mut catalog, 0, None, 4096);
-    assert!(matches!(catalog.fill(id(0), &entries[0]), Fill::Added(_)));
+    assert!(matches!(catalog.fill(id(0), &entries[0], 0), Fill::Added(_)));
     assert!(matches!(catalog.finish_part(at(0), &claim, Some(1), |_, _, _| 0), PartOutcome::GivenUp));
     assert_eq!((tier(&catalog, 0), catalog.count().host.slot_bytes), (Some(Nvme), 0));
     catalog.check().expect("consistent");
@@ -145,7 +145,7 @@ fn the_oldest_store_goes_first_after_a_restart() {
 
     let mut catalog = recovering(&[]);
     for number in [5, 0, 7, 3, 1, 6, 2, 4] {
-        catalog.fill(id(number), &entries[number as usize]);
+        catalog.fill(id(number), &entries[number as usize], 0);
     }
     lookup(&mut catalog, &[0]);
     while !catalog.finish_fill_step(1) {}

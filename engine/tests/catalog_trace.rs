@@ -59,7 +59,8 @@ fn exact_leaf_lru(chains: &[Vec<u64>], capacity: u64) -> f64 {
 
 fn catalog_hits(chains: &[Vec<u64>], capacity: u64, policy: PolicyKind) -> f64 {
     let extent_bytes = EXTENT_SLOTS * 2 * PAGE_BYTES;
-    let host = DeviceGeometry { bytes: capacity / EXTENT_SLOTS * extent_bytes, extent_bytes, first_extent_offset: 0 };
+    let host =
+        vec![DeviceGeometry { bytes: capacity / EXTENT_SLOTS * extent_bytes, extent_bytes, first_extent_offset: 0 }];
     let mut catalog = Catalog::new(CatalogSettings { host, policy, history_count_max: 1 << 16, ..settings(1, 0) });
     let percent = hit_percent(chains, |chain| {
         let hits = lookup(&mut catalog, chain).len();

@@ -18,13 +18,13 @@ use kvtier_engine::flow::{Engine, EngineError, EngineSettings, Ports};
 use kvtier_engine::place::PAGE_BYTES;
 use kvtier_engine::policy::{AdmissionKind, PolicyKind};
 use kvtier_engine::port::{Clock, Index, IndexError, Memory, Random, Spawn, Tier};
-use kvtier_host::{Arena, ArenaError, ArenaSettings, Wish};
+use kvtier_host::{Arena, ArenaError, ArenaSettings, Arenas, Wish};
 use kvtier_index::{IndexSettings, RocksIndex};
 use kvtier_nvme::open::bytes_to_create;
 use kvtier_nvme::{DeviceSource, NvmeSettings, NvmeTier, Presence, scratch_bytes};
 use kvtier_wal::{Mode, WalError, WalThread, spawn_writer_thread};
 
-use crate::config::{Admission, Config, Eviction, HugePages, Io, MemoryLock};
+use crate::config::{Admission, Config, Eviction, HugePages, Io, MemoryLock, NODE_DOMAIN};
 use crate::home::Home;
 use crate::local::SharedMemory;
 use crate::runtime::{RuntimeSpawn, SystemRandom};
@@ -35,7 +35,7 @@ const SCRATCH_EXTENT_BYTES: u64 = 64 << 10;
 /// How fast a device is verified at most. The engine keeps to the setting in idle time; a scrub somebody asked for goes
 /// as fast as loads and stores leave room.
 const SCRUB_BYTES_PER_SECOND_MAX: u64 = 1 << 30;
-/// How far a get reads ahead at most, and which share of the host tier that may be.
+/// How far a get reads ahead at most, and which share of a domain's host memory that may be.
 const READ_AHEAD_BYTES_MAX: u64 = 64 << 20;
 const READ_AHEAD_SHARE: u64 = 8;
 
@@ -80,11 +80,11 @@ pub struct Assembly {
     pub spawn: Arc<RuntimeSpawn>,
     /// The index, for its figures.
     pub index: Arc<RocksIndex>,
-    /// How the host arena was made, for people.
+    /// How the host arenas were made, for people.
     pub host_detail: Arc<dyn Fn() -> String + Send + Sync>,
     /// Its randomness.
     pub random: Arc<dyn Random>,
-    /// The arena, for local workers.
+    /// The arenas, for local workers.
     pub shared_memory: Arc<dyn SharedMemory>,
     wal: WalThread,
 }
@@ -97,12 +97,14 @@ pub async fn assemble(config: &Config, home: &Home, clock: Arc<dyn Clock>) -> Re
         RocksIndex::open(&config.index.directory, index_settings(config, home)).map_err(AssembleError::Index)?;
     tracing::info!(applied = index.applied(), blocks = index.status().block_count_estimate, "index opened");
     let wal = open_wal(config, home, &clock, index.applied())?;
-    let arena = Arc::new(Arena::create(&arena_settings(config))?);
-    tracing::info!(arena = %arena.report(), "host tier mapped");
-    let memory: Arc<dyn Memory> = arena.clone();
+    let arenas = Arc::new(Arenas::create(&arena_settings(config))?);
+    for (name, arena) in domain_names(config).zip(arenas.all()) {
+        tracing::info!(domain = name, arena = %arena.report(), "host tier mapped");
+    }
+    let memory: Arc<dyn Memory> = arenas.clone();
     let mut disks = Vec::new();
     let nvme = match config.nvme.enabled {
-        true => Some(open_nvme(config, home, &clock, &spawn, &arena, &mut disks).await?),
+        true => Some(open_nvme(config, home, &clock, &spawn, &memory, &mut disks).await?),
         false => None,
     };
     let random: Arc<dyn Random> = Arc::new(random);
@@ -116,9 +118,18 @@ pub async fn assemble(config: &Config, home: &Home, clock: Arc<dyn Clock>) -> Re
         index: index.clone(),
     };
     let engine = Engine::start(ports, engine_settings(config, home)).await?;
-    prepare_memory(config, &arena, &disks);
-    let host_detail = detail_of(&arena);
-    Ok(Assembly { engine, clock, spawn, index, host_detail, random, shared_memory: Arc::new(SharedArena(arena)), wal })
+    prepare_memory(config, &arenas, &disks);
+    let host_detail = detail_of(config, &arenas);
+    Ok(Assembly {
+        engine,
+        clock,
+        spawn,
+        index,
+        host_detail,
+        random,
+        shared_memory: Arc::new(SharedArenas(arenas)),
+        wal,
+    })
 }
 
 impl Assembly {
@@ -140,33 +151,47 @@ impl Assembly {
     }
 }
 
-/// Touches the arena's pages and registers them with the rings, in the background and in this order: registered pages
+/// Touches the arenas' pages and registers them with the rings, in the background and in this order: registered pages
 /// cannot become huge any more. Until then transfers go through small pages and plain operations.
-fn prepare_memory(config: &Config, arena: &Arc<Arena>, disks: &[Weak<LocalDisk>]) {
+fn prepare_memory(config: &Config, arenas: &Arc<Arenas>, disks: &[Weak<LocalDisk>]) {
     let register = {
-        let (address, bytes, keep) = (arena.address(), arena.size_bytes(), Arc::downgrade(&arena.keep()));
-        let disks = disks.to_vec();
-        move |ready_bytes: u64| {
+        let places =
+            arenas.all().iter().map(|arena| (arena.address(), arena.size_bytes(), Arc::downgrade(&arena.keep())));
+        let (places, disks) = (places.collect::<Vec<_>>(), disks.to_vec());
+        move |arena: usize, ready_bytes: u64| {
+            let (address, bytes, keep) = &places[arena];
             for disk in disks.iter().filter_map(Weak::upgrade) {
                 if let Some(keep) = keep.upgrade() {
-                    disk.register_arena_up_to(kvtier_device::Arena { address, bytes, keep }, ready_bytes);
+                    let arena = kvtier_device::Arena { address: *address, bytes: *bytes, keep };
+                    disk.register_arena_up_to(arena, ready_bytes);
                 }
             }
         }
     };
+    let register_all = |register: &dyn Fn(usize, u64)| {
+        arenas.all().iter().enumerate().for_each(|(number, arena)| register(number, arena.size_bytes()));
+    };
     if !config.host.prefault {
-        return register(arena.size_bytes());
+        return register_all(&register);
     }
-    if let Err(error) = arena.prefault_in_background(register.clone()) {
-        tracing::warn!(%error, "the host arena is not prefaulted; the first puts are slower");
-        register(arena.size_bytes());
+    if let Err(error) = arenas.prefault_in_background(register.clone()) {
+        tracing::warn!(%error, "host memory is not prefaulted; the first puts are slower");
+        register_all(&register);
     }
 }
 
-/// How the arena was made and how much of it is in huge pages by now.
-fn detail_of(arena: &Arc<Arena>) -> Arc<dyn Fn() -> String + Send + Sync> {
-    let arena = Arc::downgrade(arena);
-    Arc::new(move || arena.upgrade().map_or_else(String::new, |arena| arena.describe()))
+/// How the arenas were made and how much of each is in huge pages by now.
+fn detail_of(config: &Config, arenas: &Arc<Arenas>) -> Arc<dyn Fn() -> String + Send + Sync> {
+    let names: Vec<String> = domain_names(config).map(str::to_owned).collect();
+    let arenas = Arc::downgrade(arenas);
+    Arc::new(move || {
+        let Some(arenas) = arenas.upgrade() else { return String::new() };
+        let each = names.iter().zip(arenas.all());
+        match arenas.all() {
+            [arena] => arena.describe(),
+            _ => each.map(|(name, arena)| format!("{name}: {}", arena.describe())).collect::<Vec<_>>().join("; "),
+        }
+    })
 }
 
 fn open_wal(config: &Config, home: &Home, clock: &Arc<dyn Clock>, covered: u64) -> Result<WalThread, AssembleError> {
@@ -190,7 +215,7 @@ async fn open_nvme(
     home: &Home,
     clock: &Arc<dyn Clock>,
     spawn: &Arc<RuntimeSpawn>,
-    arena: &Arc<Arena>,
+    memory: &Arc<dyn Memory>,
     disks: &mut Vec<Weak<LocalDisk>>,
 ) -> Result<Arc<dyn Tier>, AssembleError> {
     let settings = nvme_settings(config);
@@ -213,7 +238,7 @@ async fn open_nvme(
         sources.push(DeviceSource { path: path.clone(), disk, presence });
     }
     let ports = kvtier_nvme::Ports {
-        memory: arena.clone(),
+        memory: Arc::clone(memory),
         scratch,
         clock: Arc::clone(clock),
         spawn: Arc::clone(spawn) as Arc<dyn Spawn>,
@@ -221,24 +246,24 @@ async fn open_nvme(
     Ok(Arc::new(NvmeTier::open(&settings, kvtier_nvme::NodeId(home.node.0), sources, ports).await?))
 }
 
-/// The arena as local workers get it.
-struct SharedArena(Arc<Arena>);
+/// The arenas as local workers get them.
+struct SharedArenas(Arc<Arenas>);
 
-impl SharedMemory for SharedArena {
-    fn arena(&self, writable: bool) -> std::io::Result<OwnedFd> {
-        self.0.share(writable)
+impl SharedMemory for SharedArenas {
+    fn arena(&self, domain: usize, writable: bool) -> std::io::Result<OwnedFd> {
+        self.0.all()[domain].share(writable)
     }
 
-    fn generations(&self) -> std::io::Result<OwnedFd> {
-        self.0.share_generations()
+    fn generations(&self, domain: usize) -> std::io::Result<OwnedFd> {
+        self.0.all()[domain].share_generations()
     }
 
-    fn arena_bytes(&self) -> u64 {
-        self.0.size_bytes()
+    fn arena_bytes(&self, domain: usize) -> u64 {
+        self.0.all()[domain].size_bytes()
     }
 
-    fn generation_bytes(&self) -> u64 {
-        self.0.generation_bytes()
+    fn generation_bytes(&self, domain: usize) -> u64 {
+        self.0.all()[domain].generation_bytes()
     }
 }
 
@@ -255,8 +280,13 @@ impl Presence for NamedDisk {
 pub fn engine_settings(config: &Config, home: &Home) -> EngineSettings {
     let limits = &config.limits;
     let count = |setting: u64| u32::try_from(setting).unwrap_or(u32::MAX);
+    let least_arena_bytes = arena_settings(config).iter().map(|arena| arena.bytes).min().unwrap_or(0);
+    let tenants = (1..)
+        .zip(config.domains.values())
+        .flat_map(|(number, domain)| domain.tenants.iter().map(move |tenant| (tenant.clone(), number)));
     EngineSettings {
         root_secret: home.secret.0,
+        host_domains: tenants.collect(),
         policy: match config.policy.eviction {
             Eviction::LeafLru => PolicyKind::LeafLru,
             Eviction::S3Fifo => PolicyKind::S3Fifo,
@@ -274,7 +304,7 @@ pub fn engine_settings(config: &Config, home: &Home) -> EngineSettings {
         history_count_max: count(limits.history_count),
         index_flush_interval: config.index.flush_interval,
         scrub_bytes_per_second: config.nvme.scrub_bytes_per_second,
-        read_ahead_bytes: (config.host.bytes / READ_AHEAD_SHARE).min(READ_AHEAD_BYTES_MAX),
+        read_ahead_bytes: (least_arena_bytes / READ_AHEAD_SHARE).min(READ_AHEAD_BYTES_MAX),
         ..EngineSettings::default()
     }
 }
@@ -306,10 +336,19 @@ pub fn wal_settings(config: &Config, home: &Home) -> kvtier_wal::Settings {
     }
 }
 
-pub(crate) fn arena_settings(config: &Config) -> ArenaSettings {
+/// Names of the host tier's domains, in the order of their arenas: the node's own first.
+pub(crate) fn domain_names(config: &Config) -> impl Iterator<Item = &str> {
+    std::iter::once(NODE_DOMAIN).chain(config.domains.keys().map(String::as_str))
+}
+
+/// One arena per domain, in whole extents; the node's own gets what the others leave.
+pub(crate) fn arena_settings(config: &Config) -> Vec<ArenaSettings> {
     let host = &config.host;
-    ArenaSettings {
-        bytes: host.bytes / host.extent_bytes * host.extent_bytes,
+    let whole = |bytes: u64| bytes / host.extent_bytes * host.extent_bytes;
+    let named: Vec<u64> = config.domains.values().map(|domain| whole(domain.host_bytes)).collect();
+    let own = whole(host.bytes).saturating_sub(named.iter().sum());
+    let arena = |bytes| ArenaSettings {
+        bytes,
         extent_bytes: host.extent_bytes,
         huge_pages: match host.huge_pages {
             HugePages::Auto => Wish::Auto,
@@ -322,7 +361,8 @@ pub(crate) fn arena_settings(config: &Config) -> ArenaSettings {
             MemoryLock::Require => Wish::Require,
         },
         prefault: host.prefault,
-    }
+    };
+    std::iter::once(own).chain(named).map(arena).collect()
 }
 
 pub(crate) fn nvme_settings(config: &Config) -> NvmeSettings {

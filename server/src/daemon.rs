@@ -18,12 +18,12 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::assemble::{Assembly, assemble};
-use crate::config::Config;
+use crate::assemble::{Assembly, assemble, domain_names};
+use crate::config::{Config, NODE_DOMAIN};
 use crate::ground::{Ground, StartError, with_causes};
 use crate::http;
 use crate::listen::tuned_server;
-use crate::local::{Desk, DeskParts, LocalLimits, LocalServer};
+use crate::local::{Desk, DeskParts, DomainAccess, LocalLimits, LocalServer};
 use crate::process::Termination;
 use crate::runtime::SystemClock;
 use crate::service::readiness::{Readiness, Stage};
@@ -146,6 +146,7 @@ impl Serving {
         let index = Arc::clone(&assembly.index);
         ground.metrics.watch(Arc::new(NodeFigures {
             engine: assembly.engine.clone(),
+            domain_names: domain_names(&ground.config).map(str::to_owned).collect(),
             index_flushed_seq: Arc::new(move || index.flushed()),
             subscribers: Arc::new(move || subscribing.subscribers()),
             put_in_flight_bytes: Arc::new(move || putting.put_in_flight_bytes()),
@@ -201,16 +202,13 @@ impl Serving {
 fn serve_local(ground: &mut Ground, assembly: &Assembly, service: &Service) -> Result<Option<LocalServer>, StartError> {
     let Some(socket) = ground.take_local() else { return Ok(None) };
     let (local, limits) = (&ground.config.local, &ground.config.limits);
-    let ids = |names: &[String]| names.iter().filter_map(|name| name.parse().ok()).collect();
     let desk = Desk::new(DeskParts {
         engine: assembly.engine.clone(),
         clock: Arc::clone(&assembly.clock),
         random: Arc::clone(&assembly.random),
         memory: Arc::clone(&assembly.shared_memory),
         limits: LocalLimits {
-            tenants: local.tenants.clone(),
-            users: ids(&local.users),
-            groups: ids(&local.groups),
+            domains: domains_of(&ground.config),
             clients_max: usize::try_from(local.clients_max).unwrap_or(usize::MAX),
             client_bytes_max: local.client_bytes_max,
             client_blocks_max: u32::try_from(local.client_blocks_max).unwrap_or(u32::MAX),
@@ -223,6 +221,22 @@ fn serve_local(ground: &mut Ground, assembly: &Assembly, service: &Service) -> R
     service.serve_local(Arc::clone(&desk));
     let spawn = Arc::clone(&assembly.spawn) as Arc<dyn Spawn>;
     Ok(Some(LocalServer::start(socket, desk, spawn)?))
+}
+
+/// Who may attach to which arena.
+fn domains_of(config: &Config) -> Vec<DomainAccess> {
+    let ids = |names: &[String]| names.iter().filter_map(|name| name.parse().ok()).collect();
+    let access = |name: &str, tenants: &[String], users: &[String], groups: &[String]| DomainAccess {
+        name: name.to_owned(),
+        tenants: tenants.to_vec(),
+        users: ids(users),
+        groups: ids(groups),
+    };
+    let local = &config.local;
+    let own = access(NODE_DOMAIN, &local.tenants, &local.users, &local.groups);
+    let named = config.domains.iter();
+    let named = named.map(|(name, domain)| access(name, &domain.tenants, &domain.users, &domain.groups));
+    std::iter::once(own).chain(named).collect()
 }
 
 fn service_of(ground: &Ground, assembly: &Assembly, readiness: &Arc<Readiness>) -> Service {
@@ -243,6 +257,7 @@ fn service_of(ground: &Ground, assembly: &Assembly, readiness: &Arc<Readiness>) 
         facts: NodeFacts {
             data_directory: config.data_directory.display().to_string(),
             host_detail: Arc::clone(&assembly.host_detail),
+            domain_names: domain_names(config).map(str::to_owned).collect(),
             index_covered_seq: Arc::new(move || index.flushed()),
             connections: Arc::new(move || seats.taken() as u64),
         },

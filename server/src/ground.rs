@@ -132,7 +132,9 @@ impl Ground {
 
 /// The kernel checks who connects, unless others than our own user may attach: then the daemon does.
 fn bind_local(path: &std::path::Path, config: &Config) -> Result<LocalSocket, ListenError> {
-    let shared = !config.local.users.is_empty() || !config.local.groups.is_empty();
+    let others = |users: &[String], groups: &[String]| !users.is_empty() || !groups.is_empty();
+    let named = config.domains.values().any(|domain| others(&domain.users, &domain.groups));
+    let shared = named || others(&config.local.users, &config.local.groups);
     let (listener, file) = bind_unix("local.socket", path, if shared { 0o666 } else { 0o600 })?;
     Ok(LocalSocket { listener, _file: file })
 }

@@ -10,13 +10,15 @@ use kvtier_engine::flow::meter::{Meter, TierMeter};
 use kvtier_engine::flow::status::EngineStatus;
 use kvtier_engine::port::{DeviceHealth, DeviceState, JournalState};
 
-use crate::observe::snapshot::{IndexSnapshot, JournalSnapshot, TierSnapshot};
+use crate::observe::snapshot::{DomainSnapshot, IndexSnapshot, JournalSnapshot, TierSnapshot};
 use crate::observe::{NodeSnapshot, SnapshotSource};
 
 /// Reads the engine. Holds nothing open.
 pub struct NodeFigures {
     /// The engine.
     pub engine: Engine,
+    /// Names of the host tier's domains, in the order of their arenas.
+    pub domain_names: Vec<String>,
     /// The log position that the index holds on stable storage.
     pub index_flushed_seq: Arc<dyn Fn() -> u64 + Send + Sync>,
     /// Subscribers now.
@@ -31,6 +33,7 @@ impl SnapshotSource for NodeFigures {
         let meter = self.engine.meter();
         NodeSnapshot {
             tiers: [host(&status, &meter.host)].into_iter().chain(nvme(&status, meter)).collect(),
+            domains: domains(&self.domain_names, &status),
             misses: meter.misses().into_iter().collect(),
             journal: journal(&status, meter),
             index: IndexSnapshot {
@@ -92,6 +95,17 @@ fn counted(tier: &'static str, count: &TierCount, meter: &TierMeter) -> TierSnap
 
 fn host(status: &EngineStatus, meter: &TierMeter) -> TierSnapshot {
     TierSnapshot { in_flight: status.count.pending, ..counted("host", &status.count.host, meter) }
+}
+
+fn domains(names: &[String], status: &EngineStatus) -> Vec<DomainSnapshot> {
+    let domain = |(name, count): (&String, &TierCount)| DomainSnapshot {
+        name: name.clone(),
+        capacity_bytes: count.capacity_bytes,
+        used_bytes: count.slot_bytes,
+        blocks: count.blocks,
+        evictions: count.evictions,
+    };
+    names.iter().zip(&status.host_domains).map(domain).collect()
 }
 
 fn nvme(status: &EngineStatus, meter: &Meter) -> Option<TierSnapshot> {

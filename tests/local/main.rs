@@ -3,6 +3,7 @@
 
 mod bounds;
 mod disconnects;
+mod domains;
 mod leases;
 mod misuse;
 mod parts;

@@ -46,6 +46,11 @@ pub(crate) struct Seen {
     pub(crate) survivors: u64,
     pub(crate) repairs: u64,
     pub(crate) refusals: u64,
+    /// Blocks acquired in place, and those found overwritten once their lease had ended.
+    pub(crate) acquired: u64,
+    pub(crate) outlived: u64,
+    /// Steps in which one tenant worked alone and another's domain was watched.
+    pub(crate) watched: u64,
 }
 
 impl Name {
@@ -158,6 +163,9 @@ impl Seen {
         self.survivors += other.survivors;
         self.repairs += other.repairs;
         self.refusals += other.refusals;
+        self.acquired += other.acquired;
+        self.outlived += other.outlived;
+        self.watched += other.watched;
     }
 
     /// Everything the simulation is for has happened.
@@ -172,6 +180,9 @@ impl Seen {
             self.cancelled,
             self.crashes,
             self.survivors,
+            self.acquired,
+            self.outlived,
+            self.watched,
         ]
         .iter()
         .all(|count| *count > 0)

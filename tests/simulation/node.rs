@@ -11,13 +11,14 @@ use kvtier_device::{Disk, Folder};
 use kvtier_engine::flow::{Engine, EngineSettings, Ports};
 use kvtier_engine::policy::{AdmissionKind, PolicyKind};
 use kvtier_engine::port::{Clock as _, Index as _};
-use kvtier_host::{Arena, ArenaSettings, Wish};
+use kvtier_host::{Arena, ArenaSettings, Arenas, Wish};
 use kvtier_index::MemoryIndex;
 use kvtier_nvme::{AlwaysPresent, DeviceSource, NodeId, NvmeSettings, NvmeTier};
 use kvtier_wal::{Settings, Wal};
 
 use crate::clock::SimClock;
 use crate::executor::{Executor, LocalSpawn, SimSpawn};
+use crate::ledger::TENANTS;
 use crate::seed::{Seed, SimRandom};
 
 /// Bytes of one extent everywhere.
@@ -28,12 +29,36 @@ const LOG: &str = "wal";
 /// What a run chooses once and keeps over crashes.
 #[derive(Debug, Clone)]
 pub(crate) struct Shape {
-    pub(crate) host_extents: u64,
+    /// Extents of each domain's arena.
+    pub(crate) host_extents: Vec<u64>,
     pub(crate) nvme_extents: u64,
     pub(crate) policy: PolicyKind,
     pub(crate) admission: AdmissionKind,
     pub(crate) store_flights_max: usize,
 }
+
+impl Shape {
+    /// The domain of a tenant: with one domain everybody's, with two or more one of the tenant's own. Of three, the node's
+    /// own stays empty.
+    pub(crate) fn domain(&self, tenant: usize) -> u8 {
+        match self.host_extents.len() {
+            1 => 0,
+            2 => tenant as u8,
+            _ => tenant as u8 + 1,
+        }
+    }
+}
+
+/// A node that serves.
+#[derive(Clone)]
+pub(crate) struct Booted {
+    pub(crate) engine: Engine,
+    /// What local workers would map.
+    pub(crate) memory: Arc<Arenas>,
+}
+
+/// Filled in once a boot has ended.
+pub(crate) type BootCell = Rc<RefCell<Option<Result<Booted, String>>>>;
 
 /// What survives a crash, and what boots from it.
 pub(crate) struct Machine {
@@ -74,7 +99,7 @@ impl Machine {
     }
 
     /// Starts a boot; the engine appears in the cell once it serves.
-    pub(crate) fn boot(&self, executor: &mut Executor, seed: &mut Seed) -> Rc<RefCell<Option<Result<Engine, String>>>> {
+    pub(crate) fn boot(&self, executor: &mut Executor, seed: &mut Seed) -> BootCell {
         let cell = Rc::new(RefCell::new(None));
         let boot = Boot {
             disk: Arc::new(self.world.disk(DISK)),
@@ -88,8 +113,8 @@ impl Machine {
         };
         let out = Rc::clone(&cell);
         executor.start("boot", async move {
-            let engine = boot.run().await;
-            *out.borrow_mut() = Some(engine);
+            let booted = boot.run().await;
+            *out.borrow_mut() = Some(booted);
         });
         cell
     }
@@ -107,13 +132,15 @@ struct Boot {
 }
 
 impl Boot {
-    async fn run(self) -> Result<Engine, String> {
+    async fn run(self) -> Result<Booted, String> {
         let text = |error: &dyn std::fmt::Display| error.to_string();
-        let memory = Arc::new(arena(self.shape.host_extents * EXTENT_BYTES));
+        let arenas: Vec<_> =
+            self.shape.host_extents.iter().map(|extents| arena_settings(extents * EXTENT_BYTES)).collect();
+        let memory = Arc::new(Arenas::create(&arenas).map_err(|error| text(&error))?);
         let scratch_bytes = kvtier_nvme::scratch_bytes(1).next_multiple_of(EXTENT_BYTES);
         let ports = kvtier_nvme::Ports {
             memory: memory.clone(),
-            scratch: Arc::new(arena(scratch_bytes)),
+            scratch: Arc::new(Arena::create(&arena_settings(scratch_bytes)).map_err(|error| text(&error))?),
             clock: self.clock.clone(),
             spawn: self.spawn.clone(),
         };
@@ -139,12 +166,14 @@ impl Boot {
             clock: self.clock,
             random: self.random,
             spawn: self.spawn,
-            memory,
+            memory: memory.clone(),
             nvme: Some(Arc::new(tier)),
             journal: wal,
             index: self.index,
         };
+        let tenants = (0..).zip(TENANTS).map(|(number, tenant)| (tenant.to_owned(), self.shape.domain(number)));
         let settings = EngineSettings {
+            host_domains: tenants.collect(),
             policy: self.shape.policy,
             admission: self.shape.admission,
             store_flights_max: self.shape.store_flights_max,
@@ -158,7 +187,8 @@ impl Boot {
             index_flush_interval: Duration::from_millis(50),
             ..EngineSettings::default()
         };
-        Engine::start(ports, settings).await.map_err(|error| text(&error))
+        let engine = Engine::start(ports, settings).await.map_err(|error| text(&error))?;
+        Ok(Booted { engine, memory })
     }
 }
 
@@ -166,8 +196,6 @@ fn disk_bytes(shape: &Shape) -> u64 {
     (1 << 20) + shape.nvme_extents * EXTENT_BYTES
 }
 
-fn arena(bytes: u64) -> Arena {
-    let settings =
-        ArenaSettings { bytes, extent_bytes: EXTENT_BYTES, huge_pages: Wish::Off, mlock: Wish::Off, prefault: false };
-    Arena::create(&settings).expect("a small arena can always be had")
+fn arena_settings(bytes: u64) -> ArenaSettings {
+    ArenaSettings { bytes, extent_bytes: EXTENT_BYTES, huge_pages: Wish::Off, mlock: Wish::Off, prefault: false }
 }

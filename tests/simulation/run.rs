@@ -16,10 +16,12 @@ use kvtier_engine::policy::{AdmissionKind, PolicyKind};
 use crate::executor::Executor;
 use crate::ledger::{Ledger, Name, Seen, all_names};
 use crate::mirror::Mirror;
-use crate::node::{Machine, Shape};
+use crate::node::{Booted, Machine, Shape};
 use crate::seed::Seed;
 use crate::workload::{Action, Client};
 
+/// Steps in which one tenant works alone.
+const ALONE_STEPS: usize = 150;
 /// Clients that act at once.
 const CLIENTS: usize = 4;
 /// How often a throttled get is tried again.
@@ -46,6 +48,15 @@ impl Weather {
     }
 }
 
+/// What may happen in a run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Scope {
+    /// What could before there were domains and workers that share memory. Draws exactly as it did then.
+    Early,
+    /// Everything.
+    Whole,
+}
+
 /// What a run leaves behind.
 #[derive(Debug, Clone)]
 pub(crate) struct Verdict {
@@ -53,31 +64,40 @@ pub(crate) struct Verdict {
     pub(crate) seen: Seen,
 }
 
-struct Simulation {
+pub(crate) struct Simulation {
     seed: Seed,
     weather: Weather,
     ample: bool,
-    executor: Executor,
-    machine: Machine,
+    pub(crate) executor: Executor,
+    pub(crate) machine: Machine,
     ledger: Rc<RefCell<Ledger>>,
     failure: Rc<RefCell<Option<String>>>,
-    engine: Option<Engine>,
+    booted: Option<Booted>,
     clients: Vec<u64>,
+    /// What came later is drawn from here, so that earlier draws stay as they were.
+    later: Option<Seed>,
+    /// Only this tenant works.
+    alone: Option<usize>,
 }
 
 /// Runs one seed; the error says what broke.
-pub(crate) fn run(number: u64) -> Result<Verdict, String> {
+pub(crate) fn run(number: u64, scope: Scope) -> Result<Verdict, String> {
     let mut seed = Seed::new(number);
     let weather = [Weather::Honest, Weather::Honest, Weather::Ordinary, Weather::Hostile][seed.below(4)];
     let weather = if weather == Weather::Honest && number.is_multiple_of(4) { Weather::Cramped } else { weather };
     let ample = seed.chance(500);
-    let shape = Shape {
-        host_extents: 3 + seed.below(8) as u64,
+    let mut shape = Shape {
+        host_extents: vec![3 + seed.below(8) as u64],
         nvme_extents: if ample { 40 } else { 3 + seed.below(6) as u64 },
         policy: [PolicyKind::LeafLru, PolicyKind::S3Fifo][seed.below(2)],
         admission: [AdmissionKind::All, AdmissionKind::SecondTouch][seed.below(2)],
         store_flights_max: 1 + seed.below(3),
     };
+    let mut later = (scope == Scope::Whole).then(|| Seed::new(!number));
+    if let Some(later) = &mut later {
+        let more = later.below(3);
+        shape.host_extents.extend((0..more).map(|_| 3 + later.below(8) as u64));
+    }
     let world = SimWorld::new(seed.next(), Faults::default());
     let mut simulation = Simulation {
         machine: Machine::new(world, shape),
@@ -87,13 +107,40 @@ pub(crate) fn run(number: u64) -> Result<Verdict, String> {
         executor: Executor::new(),
         ledger: Rc::default(),
         failure: Rc::default(),
-        engine: None,
+        booted: None,
         clients: Vec::new(),
+        later,
+        alone: None,
     };
     simulation.play()
 }
 
 impl Simulation {
+    /// A node that serves, on a machine without faults and with no clients but the caller's.
+    pub(crate) fn calm(shape: Shape) -> Self {
+        let mut simulation = Self {
+            machine: Machine::new(SimWorld::new(1, Faults::default()), shape),
+            seed: Seed::new(1),
+            weather: Weather::Honest,
+            ample: true,
+            executor: Executor::new(),
+            ledger: Rc::default(),
+            failure: Rc::default(),
+            booted: None,
+            clients: Vec::new(),
+            later: None,
+            alone: None,
+        };
+        simulation.boot().expect("a calm node boots");
+        simulation
+    }
+
+    /// Power fails, and the node boots again.
+    pub(crate) fn restart(&mut self) {
+        self.crash();
+        self.boot().expect("a calm node boots");
+    }
+
     fn play(&mut self) -> Result<Verdict, String> {
         self.boot()?;
         for _ in 0..1 + self.seed.below(3) {
@@ -105,8 +152,10 @@ impl Simulation {
             self.check_promises()?;
         }
         self.work(200)?;
-        if self.weather == Weather::Cramped {
-            self.machine.world.set_faults(Faults::default());
+        self.make_room();
+        if self.machine.shape.host_extents.len() > 1 {
+            self.work_alone()?;
+            self.make_room();
         }
         self.rest()?;
         self.check_honesty()?;
@@ -144,8 +193,8 @@ impl Simulation {
         let cell = self.machine.boot(&mut self.executor, &mut self.seed);
         for _ in 0..STEPS_MAX {
             if let Some(booted) = cell.borrow_mut().take() {
-                let engine = booted.map_err(|error| format!("the node does not boot: {error}"))?;
-                self.engine = Some(engine);
+                let booted = booted.map_err(|error| format!("the node does not boot: {error}"))?;
+                self.booted = Some(booted);
                 let faults = match self.weather {
                     Weather::Honest | Weather::Cramped => Faults::default(),
                     Weather::Ordinary => Faults::ordinary(),
@@ -183,21 +232,83 @@ impl Simulation {
 
     fn start_client(&mut self) {
         let client = self.client();
-        let action = Action::choose(&mut self.seed);
+        let acquires = self.later.as_mut().is_some_and(|later| later.chance(250));
+        let action = match &mut self.later {
+            Some(later) if acquires => Action::choose_acquire(later),
+            _ => Action::choose(&mut self.seed),
+        };
+        let action = match self.alone {
+            Some(tenant) => action.of_tenant(tenant),
+            None => action,
+        };
         self.clients.push(self.executor.start("client", client.act(action)));
     }
 
-    fn client(&mut self) -> Client {
+    pub(crate) fn client(&mut self) -> Client {
+        let Booted { engine, memory } = self.booted.clone().expect("clients act on a booted node");
         Client {
-            engine: self.engine.clone().expect("clients act on a booted node"),
+            engine,
+            memory,
+            domains: std::array::from_fn(|tenant| self.machine.shape.domain(tenant)),
             ledger: Rc::clone(&self.ledger),
             failure: Rc::clone(&self.failure),
             owner: OwnerId(self.seed.below(3) as u128),
         }
     }
 
+    /// Comes to rest, and then lets one tenant work alone: whatever it does, the other's domain loses nothing by it.
+    fn work_alone(&mut self) -> Result<(), String> {
+        for _ in 0..STEPS_MAX {
+            self.clients.retain(|id| self.executor.is_running(*id));
+            if self.is_quiet() {
+                break;
+            }
+            self.step()?;
+        }
+        let tenant = self.later.as_mut().expect("domains came later").below(2);
+        let idle = usize::from(self.machine.shape.domain(1 - tenant));
+        let count = |engine: &Engine| {
+            let count = engine.status().host_domains[idle];
+            (count.blocks, count.evictions)
+        };
+        let before = count(&self.engine());
+        self.alone = Some(tenant);
+        for _ in 0..ALONE_STEPS {
+            self.work(1)?;
+            let after = count(&self.engine());
+            if after != before {
+                return Err(format!(
+                    "tenant {tenant} works alone, and domain {idle} went from {before:?} to {after:?}"
+                ));
+            }
+        }
+        self.alone = None;
+        self.ledger.borrow_mut().seen.watched += ALONE_STEPS as u64;
+        Ok(())
+    }
+
+    /// Nothing is under way, and nobody holds anything.
+    pub(crate) fn is_quiet(&self) -> bool {
+        let status = self.engine().status();
+        let idle = self.clients.is_empty() && self.machine.world.under_way_count() == 0;
+        let count = status.count;
+        let free = count.pending == 0 && count.leases == 0 && count.held_blocks == 0 && count.pins == 0;
+        idle && free && status.unwritten == 0
+    }
+
+    pub(crate) fn engine(&self) -> Engine {
+        self.booted.as_ref().expect("booted").engine.clone()
+    }
+
+    /// The metadata disk has room again.
+    fn make_room(&mut self) {
+        if self.weather == Weather::Cramped {
+            self.machine.world.set_faults(Faults::default());
+        }
+    }
+
     /// One step of the world; false if nothing can happen any more.
-    fn step(&mut self) -> Result<bool, String> {
+    pub(crate) fn step(&mut self) -> Result<bool, String> {
         let first = self.seed.below(16);
         let happened = match first {
             0..=9 => self.executor.step(&mut self.seed) || self.machine.world.step() || self.machine.clock.advance(),
@@ -207,14 +318,14 @@ impl Simulation {
         if let Some(problem) = self.failure.borrow_mut().take() {
             return Err(problem);
         }
-        if let Some(engine) = &self.engine {
+        if let Some(Booted { engine, .. }) = &self.booted {
             engine.check().map_err(|problem| format!("after a step of {}: {problem}", self.executor.last))?;
         }
         Ok(happened)
     }
 
     fn crash(&mut self) {
-        self.engine = None;
+        self.booted = None;
         self.clients.clear();
         // Power goes first: what the dying tasks let go of must not complete.
         self.machine = self.machine.crash(&mut self.seed);
@@ -244,7 +355,7 @@ impl Simulation {
             match got {
                 Got::Block { .. } => self.ledger.borrow_mut().seen.survivors += 1,
                 Got::Miss(miss) if must_hit => {
-                    let count = self.engine.as_ref().map(|engine| engine.status().count);
+                    let count = self.engine().status().count;
                     return Err(format!(
                         "INV-3: {name:?} was acknowledged durable and is a miss after a crash: {miss:?}; {count:?}"
                     ));
@@ -259,7 +370,7 @@ impl Simulation {
 
     /// A device that only crashes has no corrupt slots: no slot is written before the log has forgotten what it held.
     fn check_honesty(&self) -> Result<(), String> {
-        let engine = self.engine.as_ref().expect("booted");
+        let engine = self.engine();
         match engine.meter().nvme.corrupt.get() {
             corrupt if corrupt > 0 && self.weather.is_honest() => {
                 Err(format!("{corrupt} slots of an honest device were taken for corrupt"))
@@ -270,33 +381,41 @@ impl Simulation {
 
     /// Gets one block, driving the world meanwhile.
     fn get(&mut self, name: Name) -> Result<Got, String> {
-        let engine = self.engine.clone().expect("booted");
+        let engine = self.engine();
+        let got = self.drive(async move {
+            let digest = crate::ledger::description(name.tenant).digest().expect("a valid description");
+            let reader = engine.get_keys(&digest, &[name.key()], 0, 0).await;
+            match reader {
+                Ok(mut reader) => reader.next().await,
+                Err(_) => None,
+            }
+        })?;
+        let never = Miss { reason: MissReason::NeverStored, age: None, tier: None };
+        Ok(got.unwrap_or(Got::Miss(never)))
+    }
+
+    /// Runs something to its end, driving the world meanwhile.
+    pub(crate) fn drive<T: 'static>(&mut self, work: impl Future<Output = T> + 'static) -> Result<T, String> {
         let cell = Rc::new(RefCell::new(None));
         let out = Rc::clone(&cell);
         self.executor.start("check", async move {
-            let digest = crate::ledger::description(name.tenant).digest().expect("a valid description");
-            let reader = engine.get_keys(&digest, &[name.key()], 0, 0).await;
-            let got = match reader {
-                Ok(mut reader) => reader.next().await,
-                Err(_) => None,
-            };
-            *out.borrow_mut() = Some(got);
+            let done = work.await;
+            *out.borrow_mut() = Some(done);
         });
-        let never = Miss { reason: MissReason::NeverStored, age: None, tier: None };
         for _ in 0..STEPS_MAX {
-            if let Some(got) = cell.borrow_mut().take() {
-                return Ok(got.unwrap_or(Got::Miss(never)));
+            if let Some(done) = cell.borrow_mut().take() {
+                return Ok(done);
             }
             if !self.step()? {
                 break;
             }
         }
-        Err(format!("a get hangs; waiting: {:?}", self.executor.waiting()))
+        Err(format!("what was asked for hangs; waiting: {:?}", self.executor.waiting()))
     }
 
     /// Comes to rest: nothing in flight, no lease left, and a subscriber agrees with the catalog.
     fn rest(&mut self) -> Result<(), String> {
-        let engine = self.engine.clone().expect("booted");
+        let engine = self.engine();
         let mirror = Mirror::subscribe(&engine, &mut self.executor);
         for _ in 0..2_000 {
             self.step()?;
@@ -304,12 +423,7 @@ impl Simulation {
         for _ in 0..STEPS_MAX {
             self.clients.retain(|id| self.executor.is_running(*id));
             let status = engine.status();
-            let quiet = self.clients.is_empty() && self.machine.world.under_way_count() == 0;
-            let settled = status.unwritten == 0
-                && status.count.pending == 0
-                && status.count.leases == 0
-                && status.count.held_blocks == 0;
-            if quiet && settled && status.count.pins == 0 && mirror.has_read(status.journal.durable_seq) {
+            if self.is_quiet() && mirror.has_read(status.journal.durable_seq) {
                 let Err(problem) = mirror.compare(&engine, &status) else { return Ok(()) };
                 return Err(self.explain(problem, &mirror, &engine));
             }

@@ -2,21 +2,27 @@
 
 use std::cell::RefCell;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use kvtier_engine::catalog::plan::OwnerId;
 use kvtier_engine::flow::Engine;
+use kvtier_engine::flow::acquire::Wish;
 use kvtier_engine::flow::ask::{Durability, Put, PutPart, Reserved};
+use kvtier_host::Arenas;
 use kvtier_identity::SpaceDigest;
 
 use crate::executor::yield_now;
-use crate::ledger::{CHAINS, DEPTH, Deletion, Ledger, Name, description};
+use crate::ledger::{CHAINS, DEPTH, Deletion, Ledger, Name, TENANTS, description};
 use crate::seed::Seed;
 
 /// A client and what it needs.
 #[derive(Clone)]
 pub(crate) struct Client {
     pub(crate) engine: Engine,
+    pub(crate) memory: Arc<Arenas>,
+    /// The domain of each tenant.
+    pub(crate) domains: [u8; TENANTS.len()],
     pub(crate) ledger: Rc<RefCell<Ledger>>,
     pub(crate) failure: Rc<RefCell<Option<String>>>,
     pub(crate) owner: OwnerId,
@@ -31,6 +37,7 @@ pub(crate) enum Action {
     Delete(Name),
     Prefetch(Name),
     Pin(Name, Duration),
+    Acquire(Name, Wish, bool),
     Vanish,
 }
 
@@ -51,6 +58,31 @@ impl Action {
     }
 }
 
+impl Action {
+    /// An acquisition: staged up or not, waited for or polled, released or left to its deadline.
+    pub(crate) fn choose_acquire(seed: &mut Seed) -> Self {
+        let name = Name { tenant: seed.below(2), chain: seed.below(CHAINS), depth: seed.below(DEPTH) };
+        let lease = Duration::from_millis(1 + seed.below(2000) as u64);
+        let wish = Wish { lease, stage: seed.chance(800), wait: seed.chance(600) };
+        Self::Acquire(name, wish, seed.chance(600))
+    }
+
+    /// The same of one tenant.
+    pub(crate) fn of_tenant(self, tenant: usize) -> Self {
+        let own = |name: Name| Name { tenant, ..name };
+        match self {
+            Self::PutChain(name, durability) => Self::PutChain(own(name), durability),
+            Self::ReadChain(name, pause, release) => Self::ReadChain(own(name), pause, release),
+            Self::GetKeys(names) => Self::GetKeys(names.into_iter().map(own).collect()),
+            Self::Delete(name) => Self::Delete(own(name)),
+            Self::Prefetch(name) => Self::Prefetch(own(name)),
+            Self::Pin(name, pause) => Self::Pin(own(name), pause),
+            Self::Acquire(name, wish, release) => Self::Acquire(own(name), wish, release),
+            Self::Vanish => Self::Vanish,
+        }
+    }
+}
+
 impl Client {
     pub(crate) async fn act(self, action: Action) {
         let result = match action {
@@ -60,6 +92,7 @@ impl Client {
             Action::Delete(name) => self.delete(name).await,
             Action::Prefetch(name) => self.prefetch(name).await,
             Action::Pin(name, ttl) => self.pin(name, ttl).await,
+            Action::Acquire(name, wish, release) => self.acquire(name, wish, release).await,
             Action::Vanish => {
                 self.engine.release_owner(self.owner);
                 Ok(())
@@ -70,13 +103,13 @@ impl Client {
         }
     }
 
-    async fn space(&self, name: Name) -> Option<SpaceDigest> {
+    pub(crate) async fn space(&self, name: Name) -> Option<SpaceDigest> {
         let opened = self.engine.open_space(crate::ledger::TENANTS[name.tenant], description(name.tenant)).await;
         // Refused while the journal is suspended or poisoned.
         opened.ok().map(|(space, _)| space)
     }
 
-    async fn put_chain(&self, last: Name, durability: Durability) -> Result<(), String> {
+    pub(crate) async fn put_chain(&self, last: Name, durability: Durability) -> Result<(), String> {
         let Some(space) = self.space(last).await else { return Ok(()) };
         for name in last.chain_to() {
             self.put(space, name, durability).await?;

@@ -84,13 +84,13 @@ impl Blocks {
     }
 
     /// A shadow for an id that is not in the table.
-    pub(super) fn insert(&mut self, block: BlockId) -> u32 {
-        let index = self.take_entry(block);
+    pub(super) fn insert(&mut self, block: BlockId, domain: u8) -> u32 {
+        let index = self.take_entry(block, domain);
         self.table.insert(split(block), index);
         index
     }
 
-    fn take_entry(&mut self, block: BlockId) -> u32 {
+    fn take_entry(&mut self, block: BlockId, domain: u8) -> u32 {
         let index = if self.free == NONE {
             self.used += 1;
             self.entries.reach(self.used);
@@ -100,7 +100,7 @@ impl Blocks {
             let next = self.entries[self.free].parent;
             std::mem::replace(&mut self.free, next)
         };
-        self.entries[index] = Entry::new(block);
+        self.entries[index] = Entry::new(block, domain);
         self.kin[index] = Kin::BLANK;
         index
     }
@@ -109,7 +109,7 @@ impl Blocks {
     pub(super) fn replace(&mut self, doomed: u32) -> u32 {
         assert!(self.entries[doomed].state == State::Doomed, "only a doomed block is replaced");
         let block = self.entries[doomed].block();
-        let index = self.take_entry(block);
+        let index = self.take_entry(block, self.entries[doomed].domain);
         self.table.replace(split(block), doomed, index);
         self.entries[doomed].flags |= DETACHED;
         let old = self.kin[doomed];

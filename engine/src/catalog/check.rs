@@ -48,7 +48,7 @@ impl Catalog {
         }
         for level in Level::ALL {
             let Some(place) = entry.place(level) else { continue };
-            let slots = &self.shelf(level).slots;
+            let slots = self.slots(index, level);
             if slots.extent(slots.extent_of(place)).owner(place.page) != index {
                 return Err(format!("entry {index} does not own its slot at {place:?} (INV-2)"));
             }
@@ -64,6 +64,9 @@ impl Catalog {
         let mut before = NONE;
         for child in self.blocks.children(index) {
             let entry = self.blocks.get(child);
+            if entry.domain != self.blocks.get(index).domain {
+                return Err(format!("entry {child} and its parent {index} are of different domains"));
+            }
             if entry.parent != index || entry.state == State::Free || self.blocks.kin(child).prev != before {
                 return Err(format!("child {child} of entry {index} is linked wrongly"));
             }
@@ -154,15 +157,8 @@ impl Catalog {
 
     fn check_shelf(&self, level: Level) -> Check {
         let shelf = self.shelf(level);
-        shelf.slots.check()?;
-        let (mut blocks, mut bytes, mut owned) = (0, 0, 0);
         for index in 0..self.blocks.end() {
             let entry = self.blocks.get(index);
-            owned += u64::from(entry.place(level).is_some());
-            if entry.has(level) {
-                blocks += 1;
-                bytes += u64::from(entry.length);
-            }
             if shelf.policy.contains(index) != entry.has(level) {
                 return Err(format!("entry {index} and the eviction order of {level:?} disagree"));
             }
@@ -170,13 +166,36 @@ impl Catalog {
                 return Err(format!("entry {index} may be evicted from {level:?}, but was set aside"));
             }
         }
-        let live: u64 =
-            (0..shelf.slots.extent_count()).map(|extent| u64::from(shelf.slots.extent(extent).live_count())).sum();
-        if live != owned {
-            return Err(format!("{live} slots of {level:?} are owned, {owned} blocks own one (INV-2)"));
+        (0..shelf.domains.len()).try_for_each(|number| self.check_domain(level, number))?;
+        let blocks: u64 = shelf.domains.iter().map(|domain| domain.blocks).sum();
+        if blocks == shelf.blocks { Ok(()) } else { Err(format!("{level:?} counts {} blocks", shelf.blocks)) }
+    }
+
+    /// A domain's slots, order and counts are those of its own blocks, and of nobody else's.
+    fn check_domain(&self, level: Level, number: usize) -> Check {
+        let domain = &self.shelf(level).domains[number];
+        domain.slots.check()?;
+        let (mut blocks, mut bytes, mut owned) = (0, 0, 0);
+        let own = |index: &u32| self.blocks.get(*index).domain(level) == number;
+        for index in (0..self.blocks.end()).filter(own) {
+            let entry = self.blocks.get(index);
+            owned += u64::from(entry.place(level).is_some());
+            if entry.has(level) {
+                blocks += 1;
+                bytes += u64::from(entry.length);
+            }
         }
-        if (blocks, bytes, blocks) != (shelf.blocks, shelf.payload_bytes, shelf.policy.count()) {
-            return Err(format!("{level:?} counts {} blocks, has {blocks}", shelf.blocks));
+        let live: u64 =
+            (0..domain.slots.extent_count()).map(|extent| u64::from(domain.slots.extent(extent).live_count())).sum();
+        if live != owned {
+            return Err(format!("{live} slots of {level:?} {number} are owned, {owned} blocks own one (INV-2)"));
+        }
+        let ordered = self.shelf(level).policy.members(number);
+        if !ordered.iter().all(own) {
+            return Err(format!("a block of another domain is in the eviction order of {level:?} {number}"));
+        }
+        if (blocks, bytes, blocks) != (domain.blocks, domain.payload_bytes, ordered.len() as u64) {
+            return Err(format!("{level:?} {number} counts {} blocks, has {blocks}", domain.blocks));
         }
         Ok(())
     }

@@ -53,7 +53,8 @@ impl Catalog {
         let entry = self.blocks.get(index);
         for level in Level::ALL {
             if entry.has(level) {
-                self.shelves[level as usize].policy.unpark(index);
+                let order = entry.domain(level);
+                self.shelves[level as usize].policy.unpark(order, index);
             }
         }
     }
@@ -73,10 +74,7 @@ impl Catalog {
         let now = self.tick.now;
         self.tick.touches += 1;
         self.blocks.get_mut(index).stamp = now;
-        let shelf = self.shelf_mut(level);
-        shelf.policy.insert(index, entry.mark(), above);
-        shelf.blocks += 1;
-        shelf.payload_bytes += u64::from(entry.length);
+        self.count_copy(index, level, above);
         if entry.has(level.other()) {
             self.settle(index);
         } else {
@@ -113,7 +111,9 @@ impl Catalog {
                 let run = &rest[skipped..];
                 let count = run.iter().take_while(|index| self.blocks.get(**index).has(level)).count();
                 let above = self.parent_in(run[0], level);
-                self.shelf_mut(level).policy.touch(&run[..count], above);
+                // A run is a piece of a chain, so all of it is in one domain.
+                let order = self.blocks.get(run[0]).domain(level);
+                self.shelf_mut(level).policy.touch(order, &run[..count], above);
                 rest = &run[count..];
             }
         }
@@ -133,10 +133,8 @@ impl Catalog {
         assert!(self.evictable(index, level), "a held block or one with descendants is never evicted (INV-4)");
         let entry = *self.blocks.get(index);
         self.uncount(index, level, true);
-        let place = self.blocks.vacate(index, level);
-        let shelf = self.shelf_mut(level);
-        shelf.slots.free(place, index);
-        shelf.evictions += 1;
+        self.free_slot(index, level);
+        self.domain_mut(index, level).evictions += 1;
         records.push(removed(entry.block(), entry.space, level, RemovalCause::Evicted));
         if level == Level::Host {
             self.forget_key(index);
@@ -150,13 +148,26 @@ impl Catalog {
         }
     }
 
+    /// A readable copy counts from now on, next to its parent's copy `above`.
+    pub(super) fn count_copy(&mut self, index: u32, level: Level, above: Option<u32>) {
+        let entry = *self.blocks.get(index);
+        let shelf = self.shelf_mut(level);
+        shelf.policy.insert(entry.domain(level), index, entry.mark(), above);
+        shelf.blocks += 1;
+        let domain = &mut shelf.domains[entry.domain(level)];
+        domain.blocks += 1;
+        domain.payload_bytes += u64::from(entry.length);
+    }
+
     /// A readable copy does not count any more; its slot stays as it is.
     pub(super) fn uncount(&mut self, index: u32, level: Level, evicted: bool) {
-        let (mark, length) = (self.blocks.get(index).mark(), self.blocks.get(index).length);
+        let entry = *self.blocks.get(index);
         let shelf = self.shelf_mut(level);
-        shelf.policy.remove(index, mark, evicted);
+        shelf.policy.remove(entry.domain(level), index, entry.mark(), evicted);
         shelf.blocks -= 1;
-        shelf.payload_bytes -= u64::from(length);
+        let domain = &mut shelf.domains[entry.domain(level)];
+        domain.blocks -= 1;
+        domain.payload_bytes -= u64::from(entry.length);
     }
 
     /// The block's last readable copy is gone.
@@ -213,8 +224,7 @@ impl Catalog {
     fn bury(&mut self, index: u32) {
         for level in Level::ALL {
             if self.blocks.get(index).place(level).is_some() {
-                let place = self.blocks.vacate(index, level);
-                self.shelf_mut(level).slots.free(place, index);
+                self.free_slot(index, level);
             }
         }
         self.blocks.get_mut(index).flags &= DETACHED;
@@ -242,8 +252,7 @@ impl Catalog {
     /// The readable host copy.
     pub(super) fn host_copy(&self, index: u32) -> Option<HostCopy> {
         let entry = self.blocks.get(index);
-        let place = entry.place(Level::Host).filter(|_| entry.has(Level::Host))?;
-        let slot = self.shelf(Level::Host).slots.slot(place);
+        let slot = self.slot(index, Level::Host).filter(|_| entry.has(Level::Host))?;
         Some(HostCopy { index: BlockIndex(index), slot, length: entry.length, crc: entry.crc })
     }
 

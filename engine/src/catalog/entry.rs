@@ -86,6 +86,8 @@ pub(super) struct Entry {
     pub(super) stamp: u32,
     /// Why it is doomed.
     pub(super) cause: RemovalCause,
+    /// Whose host memory it uses. All blocks of a chain are in one domain, for as long as they are known.
+    pub(super) domain: u8,
 }
 
 const _: () = assert!(size_of::<Entry>() == 64, "an entry is one cache line");
@@ -105,10 +107,11 @@ impl Entry {
         holds: 0,
         stamp: 0,
         cause: RemovalCause::Evicted,
+        domain: 0,
     };
 
-    pub(super) fn new(block: BlockId) -> Self {
-        Self { id: split(block), state: State::Shadow, ..Self::BLANK }
+    pub(super) fn new(block: BlockId, domain: u8) -> Self {
+        Self { id: split(block), state: State::Shadow, domain, ..Self::BLANK }
     }
 
     pub(super) fn block(&self) -> BlockId {
@@ -124,6 +127,15 @@ impl Entry {
     #[inline]
     pub(super) fn mark(&self) -> u64 {
         self.id[0]
+    }
+
+    /// Number of the domain of a tier that its copies belong to.
+    #[inline]
+    pub(super) fn domain(&self, level: Level) -> usize {
+        match level {
+            Level::Host => usize::from(self.domain),
+            Level::Nvme => 0,
+        }
     }
 
     /// The slot it owns in a tier, readable or not.

@@ -26,7 +26,7 @@ impl Catalog {
             return LoadPlan::Resident(copy);
         }
         let mut records = Vec::new();
-        let class = self.shelf(Level::Host).slots.class(entry.length);
+        let class = self.slots(index, Level::Host).class(entry.length);
         let place = class.and_then(|class| self.make_room(now, Level::Host, class, index, &mut records));
         let Some(place) = place else {
             self.drop_hold(index);
@@ -34,11 +34,11 @@ impl Catalog {
         };
         self.blocks.get_mut(index).flags |= LOADING;
         self.blocks.occupy(index, Level::Host, place);
-        let from = entry.place(Level::Nvme).expect("a visible block without a host copy is on NVMe");
+        let from = self.slot(index, Level::Nvme).expect("a visible block without a host copy is on NVMe");
         LoadPlan::Load {
             index: BlockIndex(index),
-            from: self.shelf(Level::Nvme).slots.slot(from),
-            into: self.shelf(Level::Host).slots.slot(place),
+            from,
+            into: self.slots(index, Level::Host).slot(place),
             expect: expect(&entry),
             records,
         }
@@ -69,8 +69,7 @@ impl Catalog {
             return LoadDone { copy: self.host_copy(index), records: self.stored_host(index).into_iter().collect() };
         }
         // Nobody reads a copy that was never readable.
-        let place = self.blocks.vacate(index, Level::Host);
-        self.shelf_mut(Level::Host).slots.free(place, index);
+        self.free_slot(index, Level::Host);
         let parent = self.blocks.get(index).parent;
         self.settle(parent);
         if matches!(outcome, LoadOutcome::Corrupt(_)) {
@@ -86,9 +85,9 @@ impl Catalog {
         let entry = *self.blocks.get(index);
         // A load and the scrubber may both have found it.
         let Some(place) = entry.place(Level::Nvme).filter(|_| !entry.in_flight(Level::Nvme)) else { return };
-        let slot = self.shelf(Level::Nvme).slots.slot(place);
+        let slot = self.slots(index, Level::Nvme).slot(place);
         records.push(Record::Quarantined { slot });
-        self.shelf_mut(Level::Nvme).corrupt += 1;
+        self.domain_mut(index, Level::Nvme).corrupt += 1;
         let healthy = entry.has(Level::Host);
         if healthy {
             self.uncount(index, Level::Nvme, false);
@@ -102,7 +101,7 @@ impl Catalog {
             self.doom(now, index, RemovalCause::Corrupt, records);
         }
         self.blocks.vacate(index, Level::Nvme);
-        self.shelf_mut(Level::Nvme).slots.quarantine(place, index);
+        self.domain_mut(index, Level::Nvme).slots.quarantine(place, index);
         if healthy {
             self.settle(entry.parent);
             self.want(index);

@@ -11,7 +11,7 @@
 //!                    length, CRC, generation, holds, state
 //! index -> Kin       first child, siblings, children per tier   entry.rs
 //! index -> link      eviction order, one per tier               policy/
-//! slot -> index      owners and free bits per extent            slots.rs, extent.rs
+//! slot -> index      owners and free bits per extent            slots.rs, extent.rs, by domain in shelf.rs
 //! index -> key       only for blocks with a host slot           mod.rs
 //! ```
 //!
@@ -23,6 +23,8 @@
 //! - Every reader, writer, lease, pin, flight and scrub is a *hold*. A held block is neither evicted nor moved (INV-4).
 //!   Removing a held block *dooms* it: lookups miss at once, the removal is journaled at once, and its slots come back
 //!   with the last hold, so whoever reads them still reads the right bytes (INV-1, INV-8).
+//! - *Domains* split the host tier: a block's host slot is in its tenants' arena, and room there is made only by evicting
+//!   host copies of that domain. A chain is in one domain. NVMe is shared.
 //! - *Leaf first*: a copy may be evicted only if no child has a slot in that tier, and, if it is the block's last copy,
 //!   no child has a slot anywhere. So whatever is resident is reachable, except below deleted or corrupt blocks.
 //! - Eviction happens only when it is known to succeed: a refused call has evicted nothing.
@@ -65,6 +67,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use kvtier_identity::{BlockId, Key};
 
+use crate::place::{PAGE_BYTES, Slot};
 use crate::policy::{Admission, admission};
 use crate::port::Moment;
 use blocks::Blocks;
@@ -74,11 +77,12 @@ use history::History;
 use lease::Leases;
 use numbers::NumberMap;
 use pin::Pin;
-use plan::{CatalogCount, Decline};
+use plan::{CatalogCount, Decline, TierCount};
 use put::Pending;
 use recover::Recovery;
-pub use settings::CatalogSettings;
-use shelf::Shelf;
+pub use settings::{CatalogSettings, HOST_DOMAIN_COUNT_MAX};
+use shelf::{Domain, Shelf};
+use slots::Slots;
 
 /// The RAM index, slots, leases and pins of a node, and every decision about them.
 pub struct Catalog {
@@ -96,6 +100,8 @@ pub struct Catalog {
     due: BTreeSet<(Moment, Due)>,
     history: History,
     admission: Box<dyn Admission>,
+    /// Host slots that were given back; only if somebody asked to be told.
+    given_back: Option<Vec<(u16, u64)>>,
     /// Blocks the admission policy wants on NVMe, parents first.
     wanted: VecDeque<(u32, BlockId)>,
     generation_next: u64,
@@ -139,10 +145,11 @@ impl Catalog {
     /// An empty catalog: volatile tiers begin empty, and NVMe copies come back with `begin_fill`.
     pub fn new(settings: CatalogSettings) -> Self {
         let memory = settings.history_count_max;
-        let shelf = |geometry: &[_]| Shelf::new(geometry, settings.policy, memory);
+        assert!((1..=HOST_DOMAIN_COUNT_MAX).contains(&settings.host.len()), "the host tier has 1 to 64 domains");
+        let shelf = |level, geometry: &[_]| Shelf::new(level, geometry, settings.policy, memory);
         Self {
             blocks: Blocks::new(),
-            shelves: [shelf(&[settings.host]), shelf(&settings.nvme)],
+            shelves: [shelf(Level::Host, &settings.host), shelf(Level::Nvme, &settings.nvme)],
             keys: NumberMap::default(),
             key_bytes: 0,
             spaces: BTreeMap::new(),
@@ -153,6 +160,7 @@ impl Catalog {
             due: BTreeSet::new(),
             history: History::new(memory),
             admission: admission(settings.admission, memory),
+            given_back: None,
             wanted: VecDeque::new(),
             generation_next: settings.generation_first,
             tick: Tick { now: 1, touches: 0 },
@@ -167,20 +175,20 @@ impl Catalog {
     /// Gives blocks of exactly `length` payload bytes a size class of their own in every tier, so that a space whose
     /// blocks are all alike wastes less than a page per block. At most 4,096 sizes; further ones share classes.
     pub fn register_size(&mut self, length: u32) {
-        for shelf in &mut self.shelves {
-            shelf.slots.register(length);
+        for domain in self.shelves.iter_mut().flat_map(|shelf| &mut shelf.domains) {
+            domain.slots.register(length);
         }
     }
 
     /// From now on remembers which host slots are given back, for [`Catalog::take_given_back`].
     pub fn remember_given_back(&mut self) {
-        self.shelf_mut(Level::Host).slots.remember_given_back();
+        self.given_back.get_or_insert_default();
     }
 
-    /// Offsets of the host slots that were given back since the last call. Whoever remembers them must take them before
+    /// Device and offset of the host slots that were given back since the last call. Whoever remembers them must take them before
     /// it lets go of the catalog: a slot may already belong to the next block.
-    pub fn take_given_back(&mut self) -> impl Iterator<Item = u64> + '_ {
-        self.shelf_mut(Level::Host).slots.take_given_back()
+    pub fn take_given_back(&mut self) -> impl Iterator<Item = (u16, u64)> + '_ {
+        self.given_back.iter_mut().flat_map(|slots| slots.drain(..))
     }
 
     /// Remembers that a put of this block was refused, to explain a later miss.
@@ -201,6 +209,11 @@ impl Catalog {
             pending: self.pending.len() as u64,
             metadata_bytes: self.metadata_bytes(),
         }
+    }
+
+    /// What each domain of the host tier holds.
+    pub fn count_of_domains(&self) -> Vec<TierCount> {
+        self.shelf(Level::Host).domains.iter().map(Domain::count).collect()
     }
 
     /// Blocks of a space in any tier, and their payload bytes, each block counted once.
@@ -225,6 +238,32 @@ impl Catalog {
 
     fn shelf_mut(&mut self, level: Level) -> &mut Shelf {
         &mut self.shelves[level as usize]
+    }
+
+    /// The slots a block's copy in a tier may have.
+    fn slots(&self, index: u32, level: Level) -> &Slots {
+        &self.shelf(level).domains[self.blocks.get(index).domain(level)].slots
+    }
+
+    /// The slot a block owns in a tier.
+    fn slot(&self, index: u32, level: Level) -> Option<Slot> {
+        self.blocks.get(index).place(level).map(|place| self.slots(index, level).slot(place))
+    }
+
+    /// The domain of a tier that a block's copies belong to.
+    fn domain_mut(&mut self, index: u32, level: Level) -> &mut Domain {
+        let domain = self.blocks.get(index).domain(level);
+        &mut self.shelf_mut(level).domains[domain]
+    }
+
+    /// Gives a block's slot in a tier back.
+    fn free_slot(&mut self, index: u32, level: Level) {
+        let place = self.blocks.vacate(index, level);
+        self.domain_mut(index, level).slots.free(place, index);
+        if let Some(slots) = self.given_back.as_mut().filter(|_| level == Level::Host) {
+            let arena = u16::from(self.blocks.get(index).domain);
+            slots.push((arena, u64::from(place.page) * PAGE_BYTES));
+        }
     }
 
     fn has_nvme(&self) -> bool {

@@ -27,6 +27,8 @@ pub struct PutPlan {
     pub block: BlockId,
     /// Its space's number.
     pub space: u32,
+    /// The domain of its space: which host arena it goes to. The same for all blocks of a chain.
+    pub domain: u8,
     /// The engine's key.
     pub key: Key,
     /// The block before it in its chain.
@@ -96,7 +98,7 @@ pub enum PartOutcome {
 /// Why a put, a write-back or a pin was refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Decline {
-    /// Every block of the host tier is leased, pinned or in flight.
+    /// Every block of the host tier, or of the tenant's domain of it, is leased, pinned or in flight.
     HostFull,
     /// The same on NVMe.
     NvmeFull,
@@ -260,7 +262,7 @@ pub enum LeaseError {
     TooMany,
 }
 
-/// Counts per tier.
+/// Counts of a tier, or of one domain of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct TierCount {
     /// Blocks with a copy in the tier.

@@ -68,14 +68,19 @@ impl Catalog {
             Some(Some(parent)) if self.blocks.get(parent).counts() => parent,
             Some(_) => return Reserve::Declined(Decline::ParentUnknown),
         };
+        let strange = |index: u32| self.blocks.get(index).domain != plan.domain;
+        if found.into_iter().chain((parent != NONE).then_some(parent)).any(strange) {
+            return Reserve::Disagrees("domain");
+        }
         if self.pending.len() >= self.settings.pending_count_max as usize {
             return Reserve::Declined(Decline::Busy);
         }
         let length = plan.part_bytes.iter().try_fold(0u32, |sum, bytes| sum.checked_add(*bytes));
-        let class = length.and_then(|length| Some((length, self.shelf(Level::Host).slots.class(length)?)));
+        let host = &self.shelf(Level::Host).domains[usize::from(plan.domain)].slots;
+        let class = length.and_then(|length| Some((length, host.class(length)?)));
         let Some((length, class)) = class else { return Reserve::Declined(Decline::TooLarge) };
 
-        let index = self.entry_for(found, plan.block);
+        let index = self.entry_for(found, plan.block, plan.domain);
         if let Err(problem) = self.blocks.set_parent(index, parent) {
             self.blocks.prune(index);
             return Reserve::Disagrees(problem);
@@ -106,9 +111,9 @@ impl Catalog {
     }
 
     /// The entry a new copy of this block goes to: its shadow, or a fresh one.
-    pub(super) fn entry_for(&mut self, found: Option<u32>, block: BlockId) -> u32 {
+    pub(super) fn entry_for(&mut self, found: Option<u32>, block: BlockId, domain: u8) -> u32 {
         match found {
-            None => self.blocks.insert(block),
+            None => self.blocks.insert(block, domain),
             Some(index) if self.blocks.get(index).state == State::Doomed => self.blocks.replace(index),
             Some(index) => index,
         }
@@ -143,8 +148,7 @@ impl Catalog {
         let offset = pending.part_bytes[..at].iter().sum();
         self.hold(index);
         let entry = self.blocks.get(index);
-        let place = entry.place(Level::Host).expect("a pending block owns a host slot");
-        let slot = self.shelf(Level::Host).slots.slot(place);
+        let slot = self.slot(index, Level::Host).expect("a pending block owns a host slot");
         PartClaim { block: entry.block(), pending: number, part, slot, offset, length, records }
     }
 

@@ -47,20 +47,23 @@ impl Catalog {
     pub fn begin_fill(&mut self, quarantined: &[Slot]) {
         assert!(self.shelf(Level::Nvme).blocks == 0, "recovery begins with an empty catalog");
         for slot in quarantined {
-            self.shelf_mut(Level::Nvme).slots.mark_bad(*slot);
+            self.shelf_mut(Level::Nvme).domains[0].slots.mark_bad(*slot);
         }
         self.recovery = Some(Recovery::default());
     }
 
-    /// Takes one entry of the index over. Any order; the same entry twice does no harm. After a conflict nothing owns
+    /// Takes one entry of the index over, of a space in this domain. Any order; the same entry twice does no harm. After a conflict nothing owns
     /// the entry's slot: the caller journals the removal, so that the index forgets it too.
-    pub fn fill(&mut self, block: BlockId, entry: &IndexEntry) -> Fill {
+    pub fn fill(&mut self, block: BlockId, entry: &IndexEntry, domain: u8) -> Fill {
         let recovery = self.recovery.as_ref().expect("recovery has begun");
         assert!(recovery.order.is_none(), "the index was filled already");
         if recovery.removed.contains(&(block.0 as u64)) {
             return Fill::Conflict("the block was removed since recovery began");
         }
         let mut found = self.blocks.find(block);
+        if found.is_some_and(|index| self.blocks.get(index).domain != domain) {
+            return Fill::Conflict("the block is of another domain");
+        }
         if let Some(index) = found {
             let known = self.blocks.get(index);
             match known.state {
@@ -75,7 +78,7 @@ impl Catalog {
             }
             found = self.blocks.find(block);
         }
-        let index = self.entry_for(found, block);
+        let index = self.entry_for(found, block, domain);
         let filled = if self.blocks.get(index).state == State::Visible {
             self.claim_filled(index, entry)
         } else {
@@ -92,12 +95,16 @@ impl Catalog {
         Fill::Added(BlockIndex(index))
     }
 
-    /// Links a shadow to its parent, which may be unknown yet.
+    /// Links a shadow to its parent, which may be unknown yet: then it is known to be of the same domain.
     fn adopt(&mut self, index: u32, entry: &IndexEntry) -> Result<(), &'static str> {
+        let domain = self.blocks.get(index).domain;
         let parent = match entry.parent {
             None => NONE,
-            Some(parent) => self.blocks.find(parent).unwrap_or_else(|| self.blocks.insert(parent)),
+            Some(parent) => self.blocks.find(parent).unwrap_or_else(|| self.blocks.insert(parent, domain)),
         };
+        if parent != NONE && self.blocks.get(parent).domain != domain {
+            return Err("the block's parent is of another domain");
+        }
         let linked = self.blocks.set_parent(index, parent);
         if linked.is_err() {
             self.blocks.prune(parent);
@@ -109,7 +116,7 @@ impl Catalog {
     }
 
     fn claim_filled(&mut self, index: u32, entry: &IndexEntry) -> Result<(), &'static str> {
-        let place = self.shelf_mut(Level::Nvme).slots.claim(entry.slot, entry.length, index)?;
+        let place = self.domain_mut(index, Level::Nvme).slots.claim(entry.slot, entry.length, index)?;
         self.blocks.occupy(index, Level::Nvme, place);
         let filled = self.blocks.get_mut(index);
         filled.generation = entry.generation;
@@ -122,10 +129,7 @@ impl Catalog {
         let entry = *self.blocks.get(index);
         let parent = entry.parent;
         let above = (parent != NONE && self.blocks.get(parent).has(Level::Nvme)).then_some(parent);
-        let shelf = self.shelf_mut(Level::Nvme);
-        shelf.policy.insert(index, entry.mark(), above);
-        shelf.blocks += 1;
-        shelf.payload_bytes += u64::from(entry.length);
+        self.count_copy(index, Level::Nvme, above);
         if entry.has(Level::Host) {
             self.settle(index);
         } else {
@@ -195,7 +199,7 @@ impl Catalog {
                 // Any stamp but 0 will do: one tick ago, so that the next touch counts.
                 self.blocks.get_mut(at).stamp = self.tick.now.wrapping_sub(1).max(1);
                 if self.blocks.get(at).has(Level::Nvme) {
-                    self.shelf_mut(Level::Nvme).policy.sink(at);
+                    self.shelf_mut(Level::Nvme).policy.sink(0, at);
                 }
             }
         }

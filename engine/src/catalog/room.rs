@@ -4,6 +4,9 @@
 //! class, emptied whole; the coldest copy of the class anywhere near. Emptying an extent is planned before anything is
 //! evicted, so a refused call has changed nothing. Never more bytes than there are: slots come from extents only (INV-5).
 //!
+//! All of it stays in one domain: slots and eviction order of another are never looked at, and emptying an NVMe extent
+//! never costs host copies of another domain than the one it is emptied for.
+//!
 //! Pressure in the host tier never costs an NVMe copy. A block whose only copy is in the host tier while a descendant is
 //! on NVMe stays; it is wanted on NVMe, too, so that it can go soon.
 
@@ -11,6 +14,7 @@ use super::Catalog;
 use super::copies::evictable;
 use super::entry::{Level, NONE, State};
 use super::numbers::NumberSet;
+use super::shelf::Shelf;
 use super::slots::Place;
 use crate::policy::Verdict;
 use crate::port::{Moment, Record};
@@ -23,6 +27,25 @@ const SKIP_FAR_MAX: usize = 4096;
 const EXTENTS_MAX: usize = 8;
 /// The most copies one call evicts to empty an extent. An extent of 256 MiB in the smallest slots has 32,768.
 const DRAIN_MAX: usize = 65_536;
+
+/// The room that is wanted.
+#[derive(Debug, Clone, Copy)]
+struct Wish {
+    level: Level,
+    class: u32,
+    /// Whose host copies may go for it.
+    home: u8,
+}
+
+impl Wish {
+    /// Number of the tier's domain in which it is wanted.
+    fn domain(self) -> usize {
+        match self.level {
+            Level::Host => usize::from(self.home),
+            Level::Nvme => 0,
+        }
+    }
+}
 
 /// A copy to evict: the block, and which tiers.
 type Step = (u32, [bool; 2]);
@@ -61,33 +84,35 @@ impl Catalog {
         owner: u32,
         records: &mut Vec<Record>,
     ) -> Option<Place> {
-        if let Some(place) = self.shelf_mut(level).slots.allocate(class, owner) {
+        if let Some(place) = self.domain_mut(owner, level).slots.allocate(class, owner) {
             return Some(place);
         }
+        let wish = Wish { level, class, home: self.blocks.get(owner).domain };
         let mut cold = Vec::new();
-        let mut victim = self.find_victim(level, class, SKIP_MAX, &mut cold);
+        let mut victim = self.find_victim(wish, SKIP_MAX, &mut cold);
         if victim.is_none() {
             let mut stuck = Vec::new();
-            let steps = self.plan_drain(level, class, cold, &mut stuck);
+            let steps = self.plan_drain(wish, cold, &mut stuck);
             stuck.into_iter().for_each(|index| self.want(index));
             match steps {
                 Some(steps) => self.drain(now, &steps, records),
-                None => victim = Some(self.find_victim(level, class, SKIP_FAR_MAX, &mut Vec::new())?),
+                None => victim = Some(self.find_victim(wish, SKIP_FAR_MAX, &mut Vec::new())?),
             }
         }
         if let Some(victim) = victim {
             self.evict(now, victim, level, records);
         }
-        let place = self.shelf_mut(level).slots.allocate(class, owner);
+        let place = self.domain_mut(owner, level).slots.allocate(class, owner);
         Some(place.expect("the eviction made a slot of this class free"))
     }
 
     /// The coldest evictable copy of a class. Extents of colder copies of other classes are noted in `cold`.
-    fn find_victim(&mut self, level: Level, class: u32, skip_max: usize, cold: &mut Vec<u32>) -> Option<u32> {
+    fn find_victim(&mut self, wish: Wish, skip_max: usize, cold: &mut Vec<u32>) -> Option<u32> {
+        let Wish { level, class, .. } = wish;
         let Self { blocks, shelves, .. } = self;
-        let shelf = &mut shelves[level as usize];
-        let slots = &shelf.slots;
-        shelf.policy.victim(skip_max, &mut |index| {
+        let Shelf { domains, policy, .. } = &mut shelves[level as usize];
+        let slots = &domains[wish.domain()].slots;
+        policy.victim(wish.domain(), skip_max, &mut |index| {
             if !evictable(blocks, index, level) {
                 return Verdict::Park;
             }
@@ -105,8 +130,9 @@ impl Catalog {
 
     /// How to empty an extent for another class: the one with the fewest blocks among those with cold copies, else one
     /// of the emptiest. `None`: in each of them something is held, or it is all too much.
-    fn plan_drain(&self, level: Level, class: u32, mut cold: Vec<u32>, stuck: &mut Vec<u32>) -> Option<Vec<Step>> {
-        let slots = &self.shelf(level).slots;
+    fn plan_drain(&self, wish: Wish, mut cold: Vec<u32>, stuck: &mut Vec<u32>) -> Option<Vec<Step>> {
+        let class = wish.class;
+        let slots = &self.shelf(wish.level).domains[wish.domain()].slots;
         let blocks_in = |extent: &u32| (slots.extent(*extent).live_count(), *extent);
         let serves = |extent: &u32| {
             let own = slots.extent(*extent).class();
@@ -121,17 +147,18 @@ impl Catalog {
             others.truncate(EXTENTS_MAX);
         }
         others.sort_by_key(blocks_in);
-        cold.iter().chain(&others).find_map(|extent| self.plan_extent(level, *extent, stuck))
+        cold.iter().chain(&others).find_map(|extent| self.plan_extent(wish, *extent, stuck))
     }
 
     /// The evictions that empty an extent, descendants before ancestors. `None`: something in it has to stay; what stays
     /// only because it is not on NVMe yet is added to `stuck`.
-    fn plan_extent(&self, level: Level, extent: u32, stuck: &mut Vec<u32>) -> Option<Vec<Step>> {
+    fn plan_extent(&self, wish: Wish, extent: u32, stuck: &mut Vec<u32>) -> Option<Vec<Step>> {
+        let level = wish.level;
         let mut only = [false; 2];
         only[level as usize] = true;
         let mut steps = Vec::new();
         let mut planned = NumberSet::default();
-        for index in self.shelf(level).slots.extent(extent).blocks() {
+        for index in self.shelf(level).domains[wish.domain()].slots.extent(extent).blocks() {
             // The second visit of a stack entry, after its descendants, is the one that counts.
             let mut stack = vec![(index, only, false)];
             while let Some((index, tiers, ready)) = stack.pop() {
@@ -141,6 +168,10 @@ impl Catalog {
                 }
                 if !planned.insert((index, tiers)) {
                     continue;
+                }
+                let strange = self.blocks.get(index).domain != wish.home;
+                if strange && tiers[Level::Host as usize] && self.owns_any(index, [true, false]) {
+                    return None;
                 }
                 let below = self.evict_below(index, tiers)?;
                 if level == Level::Host && tiers[Level::Nvme as usize] && self.owns_any(index, [false, true]) {

@@ -3,11 +3,14 @@
 use crate::policy::{AdmissionKind, PolicyKind};
 use crate::port::DeviceGeometry;
 
+/// The most domains of the host tier.
+pub const HOST_DOMAIN_COUNT_MAX: usize = 64;
+
 /// Sizes, policies and bounds of a [`Catalog`](super::Catalog).
 #[derive(Debug, Clone)]
 pub struct CatalogSettings {
-    /// The host arena.
-    pub host: DeviceGeometry,
+    /// The host arenas, one per domain, in the order of `Slot::device`: 1 to [`HOST_DOMAIN_COUNT_MAX`].
+    pub host: Vec<DeviceGeometry>,
     /// One geometry per NVMe device, in the order of `Slot::device`; empty: no NVMe tier.
     pub nvme: Vec<DeviceGeometry>,
     /// Eviction order of both tiers.

@@ -1,13 +1,29 @@
-//! One tier as the catalog sees it: its slots, the eviction order of its copies, and its counts.
+//! One tier as the catalog sees it: its slots, the eviction order of its copies, and its counts, domain by domain.
+//!
+//! ```text
+//! host shelf   | domain 0: an arena, an order | domain 1: an arena, an order | ...      by the block's tenant
+//! nvme shelf   | domain 0: every device, one order |                                    shared by all
+//! ```
+//!
+//! Room in a domain is made by evicting copies of that domain, because slots and order of another are never looked at.
 
+use super::entry::Level;
 use super::plan::TierCount;
 use super::slots::Slots;
 use crate::policy::{Policy, PolicyKind, policy};
 use crate::port::DeviceGeometry;
 
 pub(super) struct Shelf {
-    pub(super) slots: Slots,
+    pub(super) domains: Vec<Domain>,
+    /// One order per domain.
     pub(super) policy: Box<dyn Policy>,
+    /// Copies in all domains.
+    pub(super) blocks: u64,
+}
+
+/// The part of a tier in which some tenants' copies compete for room with each other, and with nobody else's.
+pub(super) struct Domain {
+    pub(super) slots: Slots,
     pub(super) blocks: u64,
     pub(super) payload_bytes: u64,
     pub(super) evictions: u64,
@@ -15,15 +31,35 @@ pub(super) struct Shelf {
 }
 
 impl Shelf {
-    pub(super) fn new(geometry: &[DeviceGeometry], kind: PolicyKind, ghost_count: u32) -> Self {
-        Self {
-            slots: Slots::new(geometry),
-            policy: policy(kind, ghost_count),
-            blocks: 0,
-            payload_bytes: 0,
-            evictions: 0,
-            corrupt: 0,
-        }
+    /// The host tier: one domain per arena. The NVMe tier: one domain of all devices.
+    pub(super) fn new(level: Level, geometry: &[DeviceGeometry], kind: PolicyKind, ghost_count: u32) -> Self {
+        let domains: Vec<Domain> = match level {
+            Level::Host => (0..).zip(geometry).map(|(device, arena)| Domain::new(device, &[*arena])).collect(),
+            Level::Nvme => vec![Domain::new(0, geometry)],
+        };
+        Self { policy: policy(kind, domains.len(), ghost_count), domains, blocks: 0 }
+    }
+
+    pub(super) fn count(&self) -> TierCount {
+        self.domains.iter().map(Domain::count).fold(TierCount::default(), |sum, count| TierCount {
+            blocks: sum.blocks + count.blocks,
+            payload_bytes: sum.payload_bytes + count.payload_bytes,
+            slot_bytes: sum.slot_bytes + count.slot_bytes,
+            quarantined_bytes: sum.quarantined_bytes + count.quarantined_bytes,
+            capacity_bytes: sum.capacity_bytes + count.capacity_bytes,
+            evictions: sum.evictions + count.evictions,
+            corrupt: sum.corrupt + count.corrupt,
+        })
+    }
+
+    pub(super) fn bytes(&self) -> u64 {
+        self.domains.iter().map(|domain| domain.slots.bytes()).sum::<u64>() + self.policy.bytes()
+    }
+}
+
+impl Domain {
+    fn new(device_first: u16, geometry: &[DeviceGeometry]) -> Self {
+        Self { slots: Slots::new(device_first, geometry), blocks: 0, payload_bytes: 0, evictions: 0, corrupt: 0 }
     }
 
     pub(super) fn count(&self) -> TierCount {
@@ -36,9 +72,5 @@ impl Shelf {
             evictions: self.evictions,
             corrupt: self.corrupt,
         }
-    }
-
-    pub(super) fn bytes(&self) -> u64 {
-        self.slots.bytes() + self.policy.bytes()
     }
 }

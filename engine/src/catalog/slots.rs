@@ -1,4 +1,4 @@
-//! The slots of one tier: which are free, and which block owns the others (INV-2).
+//! The slots of one domain of a tier: which are free, and which block owns the others (INV-2).
 //!
 //! ```text
 //! device    | extent | extent | extent | ...        each serves one size class at a time, or none
@@ -22,7 +22,7 @@ const RUN_SLOTS: u32 = 16;
 /// The most exact sizes that can be registered; further ones fall back to the geometric classes.
 const REGISTERED_MAX: usize = 4096;
 
-/// Where a slot begins.
+/// Where a slot begins. Devices are numbered within the domain.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Place {
     pub(super) device: u16,
@@ -33,16 +33,18 @@ pub(super) struct Place {
 struct Device {
     first_page: u32,
     extent_pages: u32,
-    /// Number of its first extent among all of the tier.
+    /// Number of its first extent among all of the domain.
     first_extent: u32,
     extent_count: u32,
     /// Extents that serve no class.
     pool: BTreeSet<u32>,
 }
 
-/// One tier's slots.
+/// One domain's slots.
 #[derive(Debug)]
 pub(super) struct Slots {
+    /// Number of the first device among all of the tier.
+    device_first: u16,
     devices: Vec<Device>,
     extents: Vec<Extent>,
     /// By slot pages: per device, the extents with a free slot.
@@ -52,13 +54,12 @@ pub(super) struct Slots {
     turn: u32,
     used_pages: u64,
     bad_pages: u64,
-    /// First pages of slots that were given back; only if somebody asked to be told.
-    given_back: Option<Vec<u32>>,
 }
 
 impl Slots {
-    pub(super) fn new(geometry: &[DeviceGeometry]) -> Self {
+    pub(super) fn new(device_first: u16, geometry: &[DeviceGeometry]) -> Self {
         let mut slots = Self {
+            device_first,
             devices: Vec::new(),
             extents: Vec::new(),
             classes: BTreeMap::new(),
@@ -66,7 +67,6 @@ impl Slots {
             turn: 0,
             used_pages: 0,
             bad_pages: 0,
-            given_back: None,
         };
         for (device, geometry) in geometry.iter().enumerate() {
             slots.add_device(u16::try_from(device).expect("a tier has fewer than 65,536 devices"), *geometry);
@@ -159,24 +159,11 @@ impl Slots {
         let extent = &mut self.extents[number as usize];
         let was_full = extent.free_count() == 0;
         extent.give_back(place.page, owner);
-        if let Some(pages) = &mut self.given_back {
-            pages.push(place.page);
-        }
         if extent.live_count() == 0 {
             self.retire(number);
         } else if was_full {
             self.partial(class, usize::from(place.device)).insert(number);
         }
-    }
-
-    /// From now on remembers which slots are given back, for [`Slots::take_given_back`].
-    pub(super) fn remember_given_back(&mut self) {
-        self.given_back.get_or_insert_default();
-    }
-
-    /// Offsets of the slots that were given back since the last call.
-    pub(super) fn take_given_back(&mut self) -> impl Iterator<Item = u64> + '_ {
-        self.given_back.iter_mut().flat_map(|pages| pages.drain(..)).map(|page| u64::from(page) * PAGE_BYTES)
     }
 
     /// Takes a block's slot out of use for good.
@@ -208,7 +195,7 @@ impl Slots {
     /// Recovery: marks what an earlier run quarantined. What lies outside the devices is ignored.
     pub(super) fn mark_bad(&mut self, slot: Slot) {
         let Some((place, number)) = self.locate(slot) else { return };
-        let device = &self.devices[usize::from(slot.device)];
+        let device = &self.devices[usize::from(place.device)];
         let end = device.first_page + (number - device.first_extent + 1) * device.extent_pages;
         let pages = slot.bytes.div_ceil(PAGE_BYTES as u32).min(end - place.page);
         let extent = &mut self.extents[number as usize];
@@ -220,7 +207,7 @@ impl Slots {
     pub(super) fn claim(&mut self, slot: Slot, length: u32, owner: u32) -> Result<Place, &'static str> {
         let (place, number) = self.locate(slot).ok_or("the slot lies outside the device")?;
         let class = slot.bytes / PAGE_BYTES as u32;
-        let device = &self.devices[usize::from(slot.device)];
+        let device = &self.devices[usize::from(place.device)];
         let extent_first = device.first_page + (number - device.first_extent) * device.extent_pages;
         let at = place.page - extent_first;
         if u64::from(slot.bytes) != u64::from(class) * PAGE_BYTES || class < 2 {
@@ -251,11 +238,12 @@ impl Slots {
     }
 
     fn locate(&self, slot: Slot) -> Option<(Place, u32)> {
-        let device = self.devices.get(usize::from(slot.device))?;
+        let number = slot.device.checked_sub(self.device_first)?;
+        let device = self.devices.get(usize::from(number))?;
         let page = u32::try_from(slot.offset / PAGE_BYTES).ok()?;
         let at = page.checked_sub(device.first_page)? / device.extent_pages;
         let aligned = slot.offset.is_multiple_of(PAGE_BYTES);
-        (aligned && at < device.extent_count).then_some((Place { device: slot.device, page }, device.first_extent + at))
+        (aligned && at < device.extent_count).then_some((Place { device: number, page }, device.first_extent + at))
     }
 
     /// The slot that begins at an owned place.
@@ -263,7 +251,7 @@ impl Slots {
         let class = self.extents[self.extent_of(place) as usize].class();
         assert!(class > 0, "{place:?} lies in an extent that serves no class");
         let bytes = u32::try_from(u64::from(class) * PAGE_BYTES).expect("a slot is far below 4 GiB");
-        Slot { device: place.device, offset: u64::from(place.page) * PAGE_BYTES, bytes }
+        Slot { device: self.device_first + place.device, offset: u64::from(place.page) * PAGE_BYTES, bytes }
     }
 
     /// Which extent a place is in.
@@ -272,12 +260,12 @@ impl Slots {
         device.first_extent + (place.page - device.first_page) / device.extent_pages
     }
 
-    /// One extent, by its number in the tier.
+    /// One extent, by its number in the domain.
     pub(super) fn extent(&self, number: u32) -> &Extent {
         &self.extents[number as usize]
     }
 
-    /// Extents in the tier.
+    /// Extents in the domain.
     pub(super) fn extent_count(&self) -> u32 {
         self.extents.len() as u32
     }

@@ -14,7 +14,7 @@ fn devices(extents: &[u64]) -> Vec<DeviceGeometry> {
 
 #[test]
 fn a_size_class_wastes_at_most_an_eighth() {
-    let slots = Slots::new(&[DeviceGeometry { bytes: 1 << 30, extent_bytes: 1 << 30, first_extent_offset: 0 }]);
+    let slots = Slots::new(0, &[DeviceGeometry { bytes: 1 << 30, extent_bytes: 1 << 30, first_extent_offset: 0 }]);
     let mut last = 0;
     for pages in 1..20_000 {
         let class = slots.class(pages * 4096).expect("it fits");
@@ -28,7 +28,7 @@ fn a_size_class_wastes_at_most_an_eighth() {
 
 #[test]
 fn a_registered_size_wastes_nothing() {
-    let mut slots = Slots::new(&[DeviceGeometry { bytes: 1 << 30, extent_bytes: 1 << 30, first_extent_offset: 0 }]);
+    let mut slots = Slots::new(0, &[DeviceGeometry { bytes: 1 << 30, extent_bytes: 1 << 30, first_extent_offset: 0 }]);
     assert_eq!(slots.class(1_000 * 4096), Some(1 + 1_024));
     slots.register(1_000 * 4096);
     assert_eq!(slots.class(1_000 * 4096), Some(1 + 1_000));
@@ -38,16 +38,16 @@ fn a_registered_size_wastes_nothing() {
 
 #[test]
 fn the_largest_block_fills_an_extent() {
-    let slots = Slots::new(&devices(&[1]));
+    let slots = Slots::new(0, &devices(&[1]));
     assert_eq!(slots.class(31 * 4096), Some(32));
     assert_eq!(slots.class(31 * 4096 + 1), None);
     assert_eq!(slots.class(u32::MAX), None);
-    assert_eq!(Slots::new(&[]).class(1), None);
+    assert_eq!(Slots::new(0, &[]).class(1), None);
 }
 
 #[test]
 fn consecutive_slots_are_neighbours_and_holes_are_filled_first() {
-    let mut slots = Slots::new(&devices(&[2]));
+    let mut slots = Slots::new(0, &devices(&[2]));
     let places: Vec<_> = (0..10).map(|owner| slots.allocate(4, owner).expect("there is room")).collect();
     let pages: Vec<_> = places.iter().map(|place| place.page).collect();
     assert_eq!(pages, (0..10).map(|at| 1 + at * 4).collect::<Vec<_>>());
@@ -60,7 +60,7 @@ fn consecutive_slots_are_neighbours_and_holes_are_filled_first() {
 
 #[test]
 fn runs_go_to_devices_in_turn() {
-    let mut slots = Slots::new(&devices(&[4, 4]));
+    let mut slots = Slots::new(0, &devices(&[4, 4]));
     let devices: Vec<_> = (0..48).map(|owner| slots.allocate(2, owner).expect("there is room").device).collect();
     let expected: Vec<u16> = [0, 1, 0].into_iter().flat_map(|device| [device; 16]).collect();
     assert_eq!(devices, expected);
@@ -68,7 +68,7 @@ fn runs_go_to_devices_in_turn() {
 
 #[test]
 fn an_empty_extent_serves_another_class() {
-    let mut slots = Slots::new(&devices(&[1]));
+    let mut slots = Slots::new(0, &devices(&[1]));
     let place = slots.allocate(4, 0).expect("there is room");
     assert_eq!(slots.allocate(8, 1), None);
     slots.free(place, 0);
@@ -78,7 +78,7 @@ fn an_empty_extent_serves_another_class() {
 #[test]
 #[should_panic(expected = "belongs to")]
 fn a_double_free_panics() {
-    let mut slots = Slots::new(&devices(&[1]));
+    let mut slots = Slots::new(0, &devices(&[1]));
     let (place, _) = (slots.allocate(4, 0).expect("there is room"), slots.allocate(4, 1));
     slots.free(place, 0);
     slots.free(place, 0);
@@ -87,14 +87,14 @@ fn a_double_free_panics() {
 #[test]
 #[should_panic(expected = "belongs to 0, not to 7")]
 fn freeing_a_foreign_slot_panics() {
-    let mut slots = Slots::new(&devices(&[1]));
+    let mut slots = Slots::new(0, &devices(&[1]));
     let place = slots.allocate(4, 0).expect("there is room");
     slots.free(place, 7);
 }
 
 #[test]
 fn a_quarantined_run_is_avoided_by_every_class() {
-    let mut slots = Slots::new(&devices(&[1]));
+    let mut slots = Slots::new(0, &devices(&[1]));
     let other = slots.allocate(4, 8).expect("there is room");
     let place = slots.allocate(4, 9).expect("there is room");
     slots.quarantine(place, 9);
@@ -115,7 +115,7 @@ fn a_quarantined_run_is_avoided_by_every_class() {
 
 #[test]
 fn quarantined_runs_of_an_earlier_life_may_overlap_and_lie_anywhere() {
-    let mut slots = Slots::new(&devices(&[1]));
+    let mut slots = Slots::new(0, &devices(&[1]));
     let slot = |page: u64, pages: u32| Slot { device: 0, offset: page * PAGE_BYTES, bytes: pages * 4096 };
     for bad in
         [slot(1, 4), slot(1, 4), slot(3, 8), slot(30, 100), slot(0, 1), slot(500, 2), Slot { device: 9, ..slot(1, 2) }]
@@ -144,7 +144,7 @@ fn step() -> impl Strategy<Value = Step> {
 proptest! {
     #[test]
     fn no_two_slots_ever_overlap(steps in prop::collection::vec(step(), 0..300)) {
-        let mut slots = Slots::new(&devices(&[2, 3]));
+        let mut slots = Slots::new(0, &devices(&[2, 3]));
         let mut owned: Vec<(Place, u32, u32)> = Vec::new();
         let mut pages: BTreeMap<(u16, u32), u32> = BTreeMap::new();
         for (owner, step) in (0..).zip(steps) {

@@ -70,7 +70,7 @@ impl Catalog {
             Some(Decline::NvmeUnavailable)
         } else if self.recovery.is_some() {
             Some(Decline::Recovering)
-        } else if self.shelf(Level::Nvme).slots.class(length).is_none() {
+        } else if self.slots(index, Level::Nvme).class(length).is_none() {
             Some(Decline::TooLarge)
         } else if !self.keys.contains_key(&index) {
             // Brought up without its key, then evicted from NVMe: nothing to write into header and index.
@@ -82,7 +82,7 @@ impl Catalog {
 
     fn open_store(&mut self, now: Moment, index: u32) -> StorePlan {
         let entry = *self.blocks.get(index);
-        let class = self.shelf(Level::Nvme).slots.class(entry.length).expect("the class was just looked up");
+        let class = self.slots(index, Level::Nvme).class(entry.length).expect("the class was just looked up");
         let mut records = Vec::new();
         self.hold(index);
         let Some(place) = self.make_room(now, Level::Nvme, class, index, &mut records) else {
@@ -96,11 +96,11 @@ impl Catalog {
         stored.generation = generation;
         self.blocks.occupy(index, Level::Nvme, place);
         self.want_children(index);
-        let from = entry.place(Level::Host).expect("a block that is not on NVMe has a host copy");
-        let to = self.shelf(Level::Nvme).slots.slot(place);
+        let from = self.slot(index, Level::Host).expect("a block that is not on NVMe has a host copy");
+        let to = self.slots(index, Level::Nvme).slot(place);
         StorePlan::Store {
             index: BlockIndex(index),
-            from: self.shelf(Level::Host).slots.slot(from),
+            from,
             to,
             block: entry.block(),
             entry: IndexEntry {
@@ -128,8 +128,7 @@ impl Catalog {
         if stored && !doomed {
             self.appear(index, Level::Nvme);
         } else if !doomed {
-            let place = self.blocks.vacate(index, Level::Nvme);
-            self.shelf_mut(Level::Nvme).slots.free(place, index);
+            self.free_slot(index, Level::Nvme);
             self.settle(entry.parent);
         }
         self.drop_hold(index);

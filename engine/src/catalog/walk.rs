@@ -19,8 +19,7 @@ impl Catalog {
         let mut found = Vec::new();
         let end = self.walk(cursor, count_max, |catalog, index| {
             let entry = catalog.blocks.get(index);
-            if let Some(place) = entry.place(Level::Nvme).filter(|_| entry.has(Level::Nvme)) {
-                let at = catalog.shelf(Level::Nvme).slots.slot(place);
+            if let Some(at) = catalog.slot(index, Level::Nvme).filter(|_| entry.has(Level::Nvme)) {
                 found.push((BlockIndex(index), Verify { at, expect: expect(entry) }));
             }
             found.len()

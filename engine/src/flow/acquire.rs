@@ -40,7 +40,7 @@ pub struct Wish {
 /// Where one block's bytes are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct PlacedBlock {
-    /// Offset of the payload in the memory; `None`: not in host memory.
+    /// Offset of the payload in the arena of its space's domain; `None`: not in host memory.
     pub offset: Option<u64>,
     /// Payload bytes.
     pub length: u32,
@@ -197,7 +197,7 @@ impl Engine {
             offset: Some(copy.slot.offset + PAGE_BYTES),
             length: copy.length,
             crc: copy.crc,
-            generation: self.shared.ports.memory.generation(copy.slot.offset),
+            generation: self.shared.ports.memory.generation(copy.slot),
         }
     }
 

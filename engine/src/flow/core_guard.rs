@@ -36,6 +36,6 @@ impl DerefMut for CoreGuard<'_> {
 impl Drop for CoreGuard<'_> {
     fn drop(&mut self) {
         let memory = self.memory;
-        self.core.catalog.take_given_back().for_each(|offset| memory.renew(offset));
+        self.core.catalog.take_given_back().for_each(|(arena, offset)| memory.renew(arena, offset));
     }
 }

@@ -35,7 +35,7 @@ use std::time::Duration;
 use futures::channel::oneshot;
 use futures::future::select;
 
-use crate::catalog::{Catalog, CatalogSettings};
+use crate::catalog::{Catalog, CatalogSettings, HOST_DOMAIN_COUNT_MAX};
 use crate::port::{AppendRefused, Moment, Position, Record};
 
 pub(crate) use core_guard::CoreGuard;
@@ -80,8 +80,10 @@ impl Engine {
     /// Recovery goes on in the background; see [`status::EngineStatus::filling`].
     pub async fn start(ports: Ports, settings: EngineSettings) -> Result<Self, EngineError> {
         let epoch = ports.journal.status().epoch;
+        let host = ports.memory.geometry();
+        check_domains(&settings, host.len())?;
         let mut catalog = Catalog::new(CatalogSettings {
-            host: ports.memory.geometry(),
+            host,
             nvme: ports.nvme.as_ref().map(|tier| tier.geometry()).unwrap_or_default(),
             policy: settings.policy,
             admission: settings.admission,
@@ -94,7 +96,7 @@ impl Engine {
         catalog.remember_given_back();
         let core = Core {
             catalog,
-            spaces: spaces::SpaceTable::new(settings.root_secret, epoch),
+            spaces: spaces::SpaceTable::new(settings.root_secret, settings.host_domains.clone(), epoch),
             loads: load::LoadFlights::default(),
             stores: store::StoreQueue::new(epoch),
             filling: false,
@@ -129,6 +131,21 @@ impl Engine {
     /// Checks every invariant of the core; for tests and the simulator.
     pub fn check(&self) -> Result<(), String> {
         self.shared.lock().catalog.check()
+    }
+}
+
+/// Every domain that is named has an arena.
+fn check_domains(settings: &EngineSettings, arena_count: usize) -> Result<(), EngineError> {
+    let count = HOST_DOMAIN_COUNT_MAX;
+    if !(1..=count).contains(&arena_count) {
+        return Err(EngineError::invalid("arenas", arena_count, format!("the host tier has 1 to {count} domains")));
+    }
+    match settings.host_domains.iter().find(|(_, domain)| usize::from(**domain) >= arena_count) {
+        Some((tenant, domain)) => {
+            let remedy = format!("tenant {tenant:?} needs one of the {arena_count} arenas there are");
+            Err(EngineError::invalid("host_domains", domain, remedy))
+        }
+        None => Ok(()),
     }
 }
 
@@ -211,5 +228,21 @@ impl Shared {
 
     fn stop(&self) {
         self.stopped.store(true, Ordering::Release);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_domain_without_an_arena_is_refused() {
+        let named =
+            |domain| EngineSettings { host_domains: [("acme".to_owned(), domain)].into(), ..Default::default() };
+        check_domains(&named(1), 2).expect("it has one");
+        let refused = check_domains(&named(2), 2).expect_err("there are two").to_string();
+        assert!(refused.contains("acme") && refused.contains('2'), "{refused}");
+        assert!(check_domains(&EngineSettings::default(), 0).is_err());
+        assert!(check_domains(&EngineSettings::default(), HOST_DOMAIN_COUNT_MAX + 1).is_err());
     }
 }

@@ -62,6 +62,8 @@ fn place_of(space: u32, key: &[u8]) -> usize {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use kvtier_identity::{SpaceDescription, TenantSecret};
 
     use super::super::spaces::SpaceTable;
@@ -77,7 +79,7 @@ mod tests {
 
     #[test]
     fn a_cached_name_is_the_name() {
-        let mut table = SpaceTable::new([7; 32], 1);
+        let mut table = SpaceTable::new([7; 32], BTreeMap::new(), 1);
         let spaces = [space(&mut table, 1, "a"), space(&mut table, 2, "b")];
         let secret = TenantSecret::derive(&[7; 32], "acme");
         let mut cache = NameCache::default();
@@ -94,7 +96,7 @@ mod tests {
 
     #[test]
     fn keys_that_share_a_place_keep_their_names() {
-        let mut table = SpaceTable::new([7; 32], 1);
+        let mut table = SpaceTable::new([7; 32], BTreeMap::new(), 1);
         let space = space(&mut table, 1, "a");
         let mut cache = NameCache::default();
         // One key is the beginning of the other, with zeros where the cache has zeros.

@@ -38,7 +38,7 @@ pub struct PartWriter {
 /// Where a part belongs in host memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PartPlace {
-    /// Offset of its first byte in the memory.
+    /// Offset of its first byte in the arena of its space's domain.
     pub offset: u64,
     /// Bytes.
     pub length: u32,
@@ -84,6 +84,7 @@ impl Engine {
         let plan = PutPlan {
             block,
             space: space.record.number,
+            domain: space.domain,
             key: put.key.clone(),
             parent,
             part_bytes: part_bytes(space, put),
@@ -139,7 +140,7 @@ impl PartWriter {
         PartPlace {
             offset: claim.slot.offset + PAGE_BYTES + u64::from(claim.offset),
             length: claim.length,
-            generation: self.shared.ports.memory.generation(claim.slot.offset),
+            generation: self.shared.ports.memory.generation(claim.slot),
         }
     }
 

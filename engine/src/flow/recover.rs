@@ -87,10 +87,10 @@ impl Core {
             return None;
         }
         let removal = |cause| Record::Removed { block, space: entry.space, tier: TierKind::Nvme, cause };
-        if !self.spaces.is_open(entry.space) {
+        let Some(space) = self.spaces.numbered(entry.space) else {
             return Some(removal(RemovalCause::SpaceDropped));
-        }
-        match self.catalog.fill(block, entry) {
+        };
+        match self.catalog.fill(block, entry, space.domain) {
             Fill::Added(_) | Fill::Known => None,
             Fill::Conflict(_) => Some(removal(RemovalCause::Corrupt)),
         }

@@ -1,5 +1,6 @@
 //! What the engine is built from: ports and bounds. Components come in here, never through a settings file.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,7 +16,7 @@ pub struct Ports {
     pub random: Arc<dyn Random>,
     /// Work that outlives its caller.
     pub spawn: Arc<dyn Spawn>,
-    /// The host arena.
+    /// The host arenas.
     pub memory: Arc<dyn Memory>,
     /// The NVMe tier; none: everything is volatile.
     pub nvme: Option<Arc<dyn Tier>>,
@@ -30,6 +31,8 @@ pub struct Ports {
 pub struct EngineSettings {
     /// Root of all tenant secrets; from the data directory's secret file.
     pub root_secret: [u8; 32],
+    /// Tenants whose blocks have a host arena of their own: its number. All others share arena 0.
+    pub host_domains: BTreeMap<String, u8>,
     /// Which block goes first.
     pub policy: PolicyKind,
     /// Which block is worth a write to NVMe.
@@ -70,6 +73,7 @@ impl Default for EngineSettings {
     fn default() -> Self {
         Self {
             root_secret: [0; 32],
+            host_domains: BTreeMap::new(),
             policy: PolicyKind::LeafLru,
             admission: AdmissionKind::All,
             chain_keys_max: 65_536,

@@ -23,6 +23,8 @@ const DROP_STEP_COUNT: usize = 1024;
 #[derive(Debug, Clone)]
 pub(crate) struct Space {
     pub(crate) record: SpaceRecord,
+    /// Which host arena its blocks go to: its tenant's, by today's settings.
+    pub(crate) domain: u8,
     secret: TenantSecret,
     /// Position of its `SpaceOpened`; 0 if the index knew it at the start.
     logged_seq: u64,
@@ -43,6 +45,7 @@ impl Space {
 #[derive(Debug)]
 pub(crate) struct SpaceTable {
     root_secret: [u8; 32],
+    host_domains: BTreeMap<String, u8>,
     epoch: u64,
     opened: u32,
     open: BTreeMap<SpaceDigest, Space>,
@@ -51,15 +54,24 @@ pub(crate) struct SpaceTable {
 }
 
 impl SpaceTable {
-    pub(crate) fn new(root_secret: [u8; 32], epoch: u64) -> Self {
-        Self { root_secret, epoch, opened: 0, open: BTreeMap::new(), names: BTreeMap::new(), digests: BTreeMap::new() }
+    pub(crate) fn new(root_secret: [u8; 32], host_domains: BTreeMap<String, u8>, epoch: u64) -> Self {
+        Self {
+            root_secret,
+            host_domains,
+            epoch,
+            opened: 0,
+            open: BTreeMap::new(),
+            names: BTreeMap::new(),
+            digests: BTreeMap::new(),
+        }
     }
 
     pub(crate) fn insert(&mut self, record: SpaceRecord, logged_seq: u64) {
+        let domain = self.host_domains.get(&record.description.tenant).copied().unwrap_or(0);
         let secret = TenantSecret::derive(&self.root_secret, &record.description.tenant);
         self.names.insert(record.name.clone(), record.digest);
         self.digests.insert(record.number, record.digest);
-        self.open.insert(record.digest, Space { record, secret, logged_seq });
+        self.open.insert(record.digest, Space { record, domain, secret, logged_seq });
     }
 
     /// The space was logged again.
@@ -82,10 +94,9 @@ impl SpaceTable {
         self.digests.get(&number).copied()
     }
 
-    pub(crate) fn is_open(&self, number: u32) -> bool {
-        self.digests
-            .get(&number)
-            .is_some_and(|digest| self.open.get(digest).is_some_and(|space| space.record.number == number))
+    /// The open space with this number.
+    pub(crate) fn numbered(&self, number: u32) -> Option<&Space> {
+        self.open.get(self.digests.get(&number)?).filter(|space| space.record.number == number)
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = &Space> {

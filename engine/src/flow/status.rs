@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::Engine;
 use super::alarm::RaisedAlarm;
 use super::meter::Meter;
-use crate::catalog::plan::CatalogCount;
+use crate::catalog::plan::{CatalogCount, TierCount};
 use crate::port::{DeviceHealth, JournalStatus, Position};
 
 /// One look at everything.
@@ -21,6 +21,8 @@ pub struct EngineStatus {
     pub alarms: Vec<RaisedAlarm>,
     /// What the catalog holds.
     pub count: CatalogCount,
+    /// What each domain of the host tier holds, in the order of their arenas.
+    pub host_domains: Vec<TierCount>,
     /// NVMe devices; empty without the tier.
     pub devices: Vec<DeviceHealth>,
     /// The log.
@@ -55,6 +57,7 @@ impl Engine {
             state,
             alarms,
             count: core.catalog.count(),
+            host_domains: core.catalog.count_of_domains(),
             devices: self.shared.ports.nvme.as_ref().map(|tier| tier.health()).unwrap_or_default(),
             index_applied_seq: self.shared.ports.index.applied(),
             filling: core.filling,

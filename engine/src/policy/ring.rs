@@ -123,6 +123,11 @@ impl Rings {
         self.block(self.links[self.node(index)].hotter & NODE_MASK)
     }
 
+    /// A ring's blocks, coldest first.
+    pub(super) fn blocks(&self, head: u32) -> impl Iterator<Item = u32> {
+        std::iter::successors(self.back(head), |index| self.hotter(*index))
+    }
+
     /// The policy's four bits.
     pub(super) fn tag(&self, index: u32) -> u8 {
         (self.links[self.node(index)].hotter >> NODE_BITS) as u8

@@ -4,9 +4,11 @@
 use super::ring::Rings;
 use super::{Policy, Verdict};
 
+/// An order's rings.
 const SMALL: u32 = 0;
 const MAIN: u32 = 1;
 const PARKED: u32 = 2;
+const RING_COUNT: u32 = 3;
 
 /// Tag bits: two of use count, one for the queue, one for parked.
 const TAG_USES: u8 = 0b0011;
@@ -18,15 +20,22 @@ const SMALL_SHARE: u64 = 10;
 
 pub(super) struct S3Fifo {
     rings: Rings,
+    orders: Vec<Order>,
+}
+
+/// One order's counts and memory.
+struct Order {
+    /// Number of its first ring.
+    first: u32,
     small_count: u64,
     main_count: u64,
     ghosts: Box<[u32]>,
 }
 
-impl S3Fifo {
-    pub(super) fn new(ghost_count: u32) -> Self {
+impl Order {
+    fn new(number: u32, ghost_count: u32) -> Self {
         let ghosts = ghost_count.clamp(64, 1 << 24).next_power_of_two() as usize;
-        Self { rings: Rings::new(3), small_count: 0, main_count: 0, ghosts: vec![0; ghosts].into() }
+        Self { first: number * RING_COUNT, small_count: 0, main_count: 0, ghosts: vec![0; ghosts].into() }
     }
 
     fn ghost(&mut self, mark: u64) -> (&mut u32, u32) {
@@ -39,17 +48,31 @@ impl S3Fifo {
         if tag & TAG_MAIN == 0 { &mut self.small_count } else { &mut self.main_count }
     }
 
-    fn requeue(&mut self, index: u32, from: u8, to: u8) {
+    fn queue_of(&self, tag: u8) -> u32 {
+        self.first + if tag & TAG_MAIN == 0 { SMALL } else { MAIN }
+    }
+}
+
+impl S3Fifo {
+    pub(super) fn new(order_count: usize, ghost_count: u32) -> Self {
+        let count = u32::try_from(order_count).expect("a tier has few orders");
+        let orders = (0..count).map(|number| Order::new(number, ghost_count / count)).collect();
+        Self { rings: Rings::new(count * RING_COUNT), orders }
+    }
+
+    fn requeue(&mut self, order: usize, index: u32, from: u8, to: u8) {
+        let order = &mut self.orders[order];
         self.rings.unlink(index);
-        *self.count_of(from) -= 1;
-        *self.count_of(to) += 1;
+        *order.count_of(from) -= 1;
+        *order.count_of(to) += 1;
         self.rings.set_tag(index, to);
-        self.rings.push_front(if to & TAG_MAIN == 0 { SMALL } else { MAIN }, index);
+        self.rings.push_front(order.queue_of(to), index);
     }
 
     /// One walk over a queue from its cold end. `None` and `true`: blocks were moved, another walk may find more.
     fn walk(
         &mut self,
+        order: usize,
         queue: u32,
         skipped: &mut usize,
         skip_max: usize,
@@ -57,16 +80,17 @@ impl S3Fifo {
     ) -> (Option<u32>, bool) {
         let mut moved = false;
         // A main block that moves to the front would be met again in the same walk.
-        let mut left = if queue == SMALL { self.small_count } else { self.main_count };
-        let mut next = self.rings.back(queue);
+        let Order { first, small_count, main_count, .. } = self.orders[order];
+        let mut left = if queue == SMALL { small_count } else { main_count };
+        let mut next = self.rings.back(first + queue);
         while let Some(index) = next {
             next = self.rings.hotter(index);
             let tag = self.rings.tag(index);
             let uses = tag & TAG_USES;
             if queue == SMALL && uses > 1 {
-                self.requeue(index, tag, TAG_MAIN);
+                self.requeue(order, index, tag, TAG_MAIN);
             } else if queue == MAIN && uses > 0 {
-                self.requeue(index, tag, TAG_MAIN | (uses - 1));
+                self.requeue(order, index, tag, TAG_MAIN | (uses - 1));
                 moved = true;
             } else {
                 match judge(index) {
@@ -74,7 +98,7 @@ impl S3Fifo {
                     Verdict::Skip => *skipped += 1,
                     Verdict::Park => {
                         self.rings.unlink(index);
-                        self.rings.push_front(PARKED, index);
+                        self.rings.push_front(first + PARKED, index);
                         self.rings.set_tag(index, tag | TAG_PARKED);
                     }
                 }
@@ -89,19 +113,20 @@ impl S3Fifo {
 }
 
 impl Policy for S3Fifo {
-    fn insert(&mut self, index: u32, mark: u64, _above: Option<u32>) {
-        let (ghost, fingerprint) = self.ghost(mark);
+    fn insert(&mut self, order: usize, index: u32, mark: u64, _above: Option<u32>) {
+        let order = &mut self.orders[order];
+        let (ghost, fingerprint) = order.ghost(mark);
         let seen = *ghost == fingerprint;
         if seen {
             *ghost = 0;
         }
         let tag = if seen { TAG_MAIN } else { 0 };
         self.rings.set_tag(index, tag);
-        *self.count_of(tag) += 1;
-        self.rings.push_front(if seen { MAIN } else { SMALL }, index);
+        *order.count_of(tag) += 1;
+        self.rings.push_front(order.queue_of(tag), index);
     }
 
-    fn touch(&mut self, run: &[u32], _above: Option<u32>) {
+    fn touch(&mut self, _order: usize, run: &[u32], _above: Option<u32>) {
         for index in run {
             let tag = self.rings.tag(*index);
             if tag & TAG_USES < TAG_USES {
@@ -110,23 +135,24 @@ impl Policy for S3Fifo {
         }
     }
 
-    fn remove(&mut self, index: u32, mark: u64, evicted: bool) {
+    fn remove(&mut self, order: usize, index: u32, mark: u64, evicted: bool) {
+        let order = &mut self.orders[order];
         let tag = self.rings.tag(index);
         self.rings.unlink(index);
-        *self.count_of(tag) -= 1;
+        *order.count_of(tag) -= 1;
         if evicted && tag & TAG_MAIN == 0 {
-            let (ghost, fingerprint) = self.ghost(mark);
+            let (ghost, fingerprint) = order.ghost(mark);
             *ghost = fingerprint;
         }
     }
 
-    fn victim(&mut self, skip_max: usize, judge: &mut dyn FnMut(u32) -> Verdict) -> Option<u32> {
+    fn victim(&mut self, order: usize, skip_max: usize, judge: &mut dyn FnMut(u32) -> Verdict) -> Option<u32> {
         let mut skipped = 0;
-        let small_first = self.small_count * SMALL_SHARE > self.small_count + self.main_count;
-        let order = if small_first { [SMALL, MAIN] } else { [MAIN, SMALL] };
-        for queue in order {
+        let Order { small_count, main_count, .. } = self.orders[order];
+        let small_first = small_count * SMALL_SHARE > small_count + main_count;
+        for queue in if small_first { [SMALL, MAIN] } else { [MAIN, SMALL] } {
             loop {
-                let (found, moved) = self.walk(queue, &mut skipped, skip_max, judge);
+                let (found, moved) = self.walk(order, queue, &mut skipped, skip_max, judge);
                 if found.is_some() {
                     return found;
                 }
@@ -137,20 +163,20 @@ impl Policy for S3Fifo {
             }
         }
         // The small queue may have refilled main.
-        if skipped < skip_max { self.walk(MAIN, &mut skipped, skip_max, judge).0 } else { None }
+        if skipped < skip_max { self.walk(order, MAIN, &mut skipped, skip_max, judge).0 } else { None }
     }
 
-    fn unpark(&mut self, index: u32) {
+    fn unpark(&mut self, order: usize, index: u32) {
         if self.rings.tag(index) & TAG_PARKED != 0 {
-            self.sink(index);
+            self.sink(order, index);
         }
     }
 
-    fn sink(&mut self, index: u32) {
+    fn sink(&mut self, order: usize, index: u32) {
         let tag = self.rings.tag(index) & !TAG_PARKED;
         self.rings.unlink(index);
         self.rings.set_tag(index, tag);
-        self.rings.push_back(if tag & TAG_MAIN == 0 { SMALL } else { MAIN }, index);
+        self.rings.push_back(self.orders[order].queue_of(tag), index);
     }
 
     fn is_parked(&self, index: u32) -> bool {
@@ -161,11 +187,13 @@ impl Policy for S3Fifo {
         self.rings.contains(index)
     }
 
-    fn count(&self) -> u64 {
-        self.small_count + self.main_count
+    fn members(&self, order: usize) -> Vec<u32> {
+        let first = self.orders[order].first;
+        [SMALL, MAIN, PARKED].into_iter().flat_map(|ring| self.rings.blocks(first + ring)).collect()
     }
 
     fn bytes(&self) -> u64 {
-        self.rings.bytes() + (self.ghosts.len() * size_of::<u32>()) as u64
+        let ghosts: usize = self.orders.iter().map(|order| order.ghosts.len()).sum();
+        self.rings.bytes() + (ghosts * size_of::<u32>()) as u64
     }
 }

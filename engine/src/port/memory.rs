@@ -1,8 +1,8 @@
-//! The host tier's memory: an arena cut into slots by the catalog.
+//! The host tier's memory: one arena per domain, cut into slots by the catalog.
 //!
 //! The catalog decides who owns a slot; this port only touches bytes. Whoever calls must own the slot for writing, or
 //! hold it pinned for reading (INV-2, INV-4). Offsets are relative to the slot's payload, which begins one page after
-//! the slot does.
+//! the slot does. `Slot::device` is the number of the arena.
 
 use std::any::Any;
 use std::sync::Arc;
@@ -17,7 +17,7 @@ use crate::place::Slot;
 pub struct Region {
     /// Address of the header page in this process.
     pub address: usize,
-    /// Offset in the arena, to find the registered buffer.
+    /// Offset in its arena: a registered buffer is found by the address.
     pub arena_offset: u64,
     /// Bytes from the header page to the end of the slot.
     pub bytes: u32,
@@ -33,9 +33,9 @@ impl std::fmt::Debug for Region {
 
 /// Host memory.
 pub trait Memory: Send + Sync + 'static {
-    /// Size of the arena and of its extents.
-    fn geometry(&self) -> DeviceGeometry;
-    /// The slot's bytes, for a device. Panics if the slot lies outside the arena.
+    /// One geometry per arena, in the order of `Slot::device`; never empty.
+    fn geometry(&self) -> Vec<DeviceGeometry>;
+    /// The slot's bytes, for a device. Panics if the slot lies outside its arena.
     fn region(&self, slot: Slot) -> Region;
     /// Copies `bytes` to the payload at `offset` and returns their CRC32, taken from the copy.
     fn write(&self, slot: Slot, offset: u32, bytes: &[u8]) -> u32;
@@ -49,9 +49,9 @@ pub trait Memory: Send + Sync + 'static {
     fn combine(&self, first: u32, second: u32, second_length: u64) -> u32;
     /// The slot was given back: whoever still reads it without a hold can tell, because its generation has grown. Called
     /// before the slot, or any part of it, is handed out again.
-    fn renew(&self, _slot_offset: u64) {}
-    /// How often the slot that begins at this offset was given back. A memory that shares nothing counts nothing.
-    fn generation(&self, _slot_offset: u64) -> u64 {
+    fn renew(&self, _arena: u16, _slot_offset: u64) {}
+    /// How often the slot that begins where this one does was given back. A memory that shares nothing counts nothing.
+    fn generation(&self, _slot: Slot) -> u64 {
         0
     }
     /// A view of payload bytes without a copy. `pin` is dropped when the last clone of the view is: it must keep the

@@ -23,7 +23,7 @@ pub(crate) fn extents(count: u64) -> DeviceGeometry {
 
 pub(crate) fn settings(host_extents: u64, nvme_extents: u64) -> CatalogSettings {
     CatalogSettings {
-        host: extents(host_extents),
+        host: vec![extents(host_extents)],
         nvme: if nvme_extents == 0 { vec![] } else { vec![extents(nvme_extents)] },
         policy: PolicyKind::LeafLru,
         admission: AdmissionKind::All,
@@ -48,6 +48,7 @@ pub(crate) fn plan(number: u64, parent: Option<u64>, part_bytes: &[u32]) -> PutP
     PutPlan {
         block: id(number),
         space: 1,
+        domain: 0,
         key: key(number),
         parent: parent.map(id),
         part_bytes: part_bytes.into(),

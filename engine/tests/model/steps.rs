@@ -74,6 +74,7 @@ impl World {
         let plan = PutPlan {
             block: id(number),
             space: space(number),
+            domain: self.domain(number),
             key: key(number),
             parent: parent(number).map(id),
             part_bytes: if odd { vec![4096; sizes.len() + 1] } else { sizes },
@@ -94,7 +95,8 @@ impl World {
                     self.coverage.note("second part");
                 }
                 self.model(number).pending = Some(claim.pending);
-                self.apply(&claim.records);
+                assert_eq!(claim.slot.device, u16::from(self.domain(number)), "a slot of another domain's arena");
+                self.apply_for(number, &claim.records);
                 self.writers.push(Writer { number, claim, given_up: false });
             }
             Reserve::PartTaken => {
@@ -264,7 +266,7 @@ impl World {
     }
 
     fn pin(&mut self, a: u16, b: u16, c: u8) {
-        let space = u32::from(c % 2);
+        let space = u32::from(c) % SPACES;
         let name = format!("pin {}", b % 3);
         let pin = (space, name.clone());
         if b.is_multiple_of(5) {
@@ -321,7 +323,8 @@ impl World {
                 assert_eq!((expect.generation, from), (entry.generation, entry.slot));
                 self.loads.push(Flight { index, number, from, to: into, tag, entry: None, doomed: false });
                 // Room is made before the load owns its slot; the host copies of its ancestors may have to go for it.
-                self.apply(&records);
+                assert_eq!(into.device, u16::from(self.domain(number)), "a slot of another domain's arena");
+                self.apply_for(number, &records);
                 self.model(number).loading = true;
             }
             LoadPlan::Miss(miss) if miss.reason == MissReason::Throttled => {
@@ -408,7 +411,7 @@ impl World {
                 assert_eq!((entry.parent, &entry.key), (parent(number).map(id), &key(number)));
                 self.model(number).storing = true;
                 self.stores.push(Flight { index, number, from, to, tag, entry: Some(entry), doomed: false });
-                self.apply(&records);
+                self.apply_for(number, &records);
             }
             StorePlan::Declined(why) => {
                 assert!(matches!(why, Decline::NvmeFull | Decline::Recovering | Decline::NotAdmitted), "{why:?}");
@@ -501,7 +504,7 @@ impl World {
     fn rare(&mut self, a: u16, b: u16, c: u8) {
         match c % 8 {
             0 | 1 => self.restart(b),
-            2 if b.is_multiple_of(4) => self.drop_space(u32::from(a % 2), usize::from(b % 7) + 1),
+            2 if b.is_multiple_of(4) => self.drop_space(u32::from(a) % SPACES, usize::from(b % 7) + 1),
             3 => self.snapshot(usize::from(b % 7) + 1),
             _ => self.delete(u32::from(a) % BLOCKS),
         }
@@ -562,7 +565,7 @@ impl World {
         self.epoch += 1;
         let mut left: Vec<u32> = self.index.keys().copied().collect();
         left.sort_by_key(|number| id(*number + u32::from(seed) * 64).0);
-        self.catalog = Catalog::new(settings(self.policy, self.admission, self.epoch));
+        self.catalog = Catalog::new(settings(self.policy, self.admission, self.domains, self.epoch));
         self.catalog.begin_fill(&self.bad);
         self.blocks = vec![Model::default(); BLOCKS as usize];
         (self.now, self.scrub_cursor) = (Moment(ms(1)), 0);
@@ -598,7 +601,7 @@ impl World {
             return;
         };
         let model = self.blocks[number as usize].clone();
-        match self.catalog.fill(id(number), &entry) {
+        match self.catalog.fill(id(number), &entry, self.domain(number)) {
             Fill::Known => assert!(model.nvme.is_some()),
             Fill::Conflict(problem) => {
                 let removed = self.removed_in_fill.contains(&number);

@@ -85,7 +85,7 @@ pub(crate) struct World {
     pub(crate) catalog: Catalog,
     pub(crate) now: Moment,
     pub(crate) blocks: Vec<Model>,
-    pub(crate) host: BTreeMap<u64, u32>,
+    pub(crate) host: BTreeMap<(u16, u64), u32>,
     pub(crate) nvme: BTreeMap<(u16, u64), u32>,
     pub(crate) index: BTreeMap<u32, IndexEntry>,
     pub(crate) bad: Vec<Slot>,
@@ -106,6 +106,10 @@ pub(crate) struct World {
     pub(crate) policy: PolicyKind,
     pub(crate) admission: AdmissionKind,
     pub(crate) scrub_cursor: u32,
+    /// Domains of the host tier.
+    pub(crate) domains: u32,
+    /// The block room is being made for.
+    pub(crate) acting: Option<u32>,
 }
 
 pub(crate) fn id(number: u32) -> BlockId {
@@ -152,20 +156,24 @@ pub(crate) fn length(number: u32) -> u32 {
     part_bytes(number).iter().sum()
 }
 
+/// One per tree.
 pub(crate) fn space(number: u32) -> u32 {
-    u32::from(chain(number)[0] == 2)
+    chain(number)[0]
 }
+
+pub(crate) const SPACES: u32 = 3;
 
 /// Not commutative, so that the order of parts matters.
 pub(crate) fn combine(first: u32, second: u32, length: u64) -> u32 {
     first.wrapping_mul(31).wrapping_add(second).wrapping_add(length as u32)
 }
 
-pub(crate) fn settings(policy: PolicyKind, admission: AdmissionKind, epoch: u64) -> CatalogSettings {
+pub(crate) fn settings(policy: PolicyKind, admission: AdmissionKind, domains: u32, epoch: u64) -> CatalogSettings {
     let device =
         |extents, first| DeviceGeometry { bytes: extents * EXTENT, extent_bytes: EXTENT, first_extent_offset: first };
     CatalogSettings {
-        host: device(3, 0),
+        // Of different sizes, the first alone as large as the others together.
+        host: [3, 2, 1][..domains as usize].iter().map(|extents| device(*extents, 0)).collect(),
         nvme: vec![device(1, PAGE_BYTES), device(2, 4 * PAGE_BYTES)],
         policy,
         admission,
@@ -182,8 +190,8 @@ pub(crate) fn ms(count: u64) -> Duration {
 }
 
 impl World {
-    pub(crate) fn new(policy: PolicyKind, admission: AdmissionKind, coverage: Rc<Coverage>) -> Self {
-        let mut catalog = Catalog::new(settings(policy, admission, 1));
+    pub(crate) fn new(policy: PolicyKind, admission: AdmissionKind, domains: u32, coverage: Rc<Coverage>) -> Self {
+        let mut catalog = Catalog::new(settings(policy, admission, domains, 1));
         catalog.register_size(12_000);
         Self {
             catalog,
@@ -210,7 +218,21 @@ impl World {
             policy,
             admission,
             scrub_cursor: 0,
+            domains,
+            acting: None,
         }
+    }
+
+    /// The domain of a block's host copies.
+    pub(crate) fn domain(&self, number: u32) -> u8 {
+        (space(number) % self.domains) as u8
+    }
+
+    /// Applies what making room for a block has cost: no host copy of another domain.
+    pub(crate) fn apply_for(&mut self, number: u32, records: &[Record]) {
+        self.acting = Some(number);
+        self.apply(records);
+        self.acting = None;
     }
 
     pub(crate) fn fresh(&mut self) -> u32 {
@@ -223,11 +245,11 @@ impl World {
     }
 
     pub(crate) fn write_host(&mut self, slot: Slot, tag: u32) {
-        pages(slot).for_each(|page| _ = self.host.insert(page, tag));
+        pages(slot).for_each(|page| _ = self.host.insert((slot.device, page), tag));
     }
 
     pub(crate) fn host_reads(&self, slot: Slot, tag: u32) -> bool {
-        pages(slot).all(|page| self.host.get(&page) == Some(&tag))
+        pages(slot).all(|page| self.host.get(&(slot.device, page)) == Some(&tag))
     }
 
     pub(crate) fn write_nvme(&mut self, slot: Slot, tag: u32) {
@@ -288,6 +310,12 @@ impl World {
             };
             let child = (0..BLOCKS).filter(|child| parent(*child) == Some(number)).find(below);
             assert_eq!(child, None, "block {number} was evicted from {tier:?} before its descendant");
+            let actor = self.acting.expect("blocks are evicted to make room");
+            let stranger = self.domain(actor) != self.domain(number);
+            assert!(tier == TierKind::Nvme || !stranger, "block {actor} has cost another domain block {number}");
+            if stranger {
+                self.coverage.note("evicted from nvme for another domain");
+            }
         }
         self.coverage.note(match (tier, cause) {
             (TierKind::Host, RemovalCause::Evicted) => "evicted from host",
@@ -338,9 +366,15 @@ impl World {
         assert!(
             count.host.slot_bytes <= count.host.capacity_bytes && count.nvme.slot_bytes <= count.nvme.capacity_bytes
         );
+        for (domain, count) in (0..).zip(self.catalog.count_of_domains()) {
+            let members = (0..BLOCKS).filter(|number| self.domain(*number) == domain);
+            let members: Vec<u32> = members.filter(|number| self.blocks[*number as usize].host.is_some()).collect();
+            let bytes: u64 = members.iter().map(|number| u64::from(length(*number))).sum();
+            assert_eq!((count.blocks, count.payload_bytes), (members.len() as u64, bytes), "domain {domain}");
+        }
         assert_eq!(count.leases, self.leases.len() as u64);
         assert_eq!(count.pins, self.pins.len() as u64);
-        for space_number in 0..2 {
+        for space_number in 0..SPACES {
             let members = (0..BLOCKS).filter(|number| space(*number) == space_number);
             let members: Vec<u32> = members.filter(|number| self.blocks[*number as usize].visible()).collect();
             let bytes: u64 = members.iter().map(|number| u64::from(length(*number))).sum();

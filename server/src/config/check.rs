@@ -1,5 +1,7 @@
 //! What no single value shows: settings that contradict each other, and settings the machine cannot keep.
 
+mod domains;
+
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -27,6 +29,7 @@ pub(crate) fn check(config: &Config, resolved: &Resolved, machine: &dyn Machine)
     let mut check = Check { config, resolved, machine, problems: Vec::new() };
     check.listeners();
     check.local();
+    check.domains();
     check.exposure();
     check.tls();
     check.sizes();

@@ -22,6 +22,7 @@ mod tests;
 pub mod unit;
 pub mod value;
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 pub use check::is_loopback;
@@ -29,10 +30,13 @@ use machine::Machine;
 use problem::{Origin, Problem, Problems};
 use resolve::Resolved;
 pub use sections::{
-    Admission, Eviction, Host, HugePages, Index, Io, Limits, Listen, Local, Log, LogFormat, MemoryLock, Nvme, Policy,
-    Shutdown, Tls, Trace, Wal,
+    Admission, Domain, Eviction, Host, HugePages, Index, Io, Limits, Listen, Local, Log, LogFormat, MemoryLock, Nvme,
+    Policy, Shutdown, Tls, Trace, Wal,
 };
 pub use source::{FlagValue, Sources};
+
+/// Name of the host tier's first domain: tenants that no `[domain.NAME]` names.
+pub const NODE_DOMAIN: &str = "node";
 
 /// Every setting, understood and checked.
 #[derive(Debug, Clone, PartialEq)]
@@ -59,6 +63,8 @@ pub struct Config {
     pub limits: Limits,
     /// `[local]`.
     pub local: Local,
+    /// `[domain.NAME]`, by name.
+    pub domains: BTreeMap<String, Domain>,
     /// `[log]`.
     pub log: Log,
     /// `[trace]`.
@@ -121,6 +127,11 @@ impl Config {
             index: Index::read(values),
             limits: Limits::read(values),
             local: Local::read(values),
+            domains: resolved
+                .names
+                .iter()
+                .map(|name| (name.clone(), Domain::read_at(values, &format!("domain.{name}"))))
+                .collect(),
             log: Log::read(values),
             trace: Trace::read(values),
             shutdown: Shutdown::read(values),

@@ -2,7 +2,7 @@
 
 use super::Reading;
 use super::problem::Origin;
-use super::sections::SECTIONS;
+use super::sections::{SECTIONS, Section};
 use super::table::{Preset, Setting};
 use super::value::{Kind, Literal};
 
@@ -15,29 +15,41 @@ pub fn toml(reading: &Reading) -> String {
     for section in SECTIONS {
         out.push('\n');
         out.push_str(&comment(&joined(section.doc)));
-        if !section.name.is_empty() {
-            out.push_str(&format!("[{}]\n", section.name));
-        }
-        for setting in section.settings {
-            out.push_str(&toml_setting(setting, reading));
+        match section.repeated() {
+            None => out.push_str(&toml_section(section, section.name, reading)),
+            Some(_) if reading.config.domains.is_empty() => {
+                out.push_str(&comment(&format!("None is set. See {}.", section.settings[0].path())));
+            }
+            Some(_) => {
+                for name in reading.config.domains.keys() {
+                    out.push_str(&toml_section(section, &section.named(name), reading));
+                }
+            }
         }
     }
     out
 }
 
-fn toml_setting(setting: &Setting, reading: &Reading) -> String {
-    let path = setting.path();
+fn toml_section(section: &Section, path: &str, reading: &Reading) -> String {
+    let mut out = if path.is_empty() { String::new() } else { format!("[{path}]\n") };
+    for setting in section.settings {
+        out.push_str(&toml_setting(setting, &super::table::path(path, setting.key), reading));
+    }
+    out
+}
+
+fn toml_setting(setting: &Setting, path: &str, reading: &Reading) -> String {
     let mut out = String::from("\n");
     out.push_str(&comment(&setting.text()));
     let bound = setting.bound.words(setting.kind);
     let bound = if bound.is_empty() { bound } else { format!(" ({bound})") };
     out.push_str(&comment(&format!("Value: {}{bound}. Default: {}.", setting.kind.forms(), default_words(setting))));
     out.push_str(&comment(&format!("If wrong: {}.", setting.wrong)));
-    match reading.origin(&path) {
+    match reading.origin(path) {
         Origin::Preset => {}
         origin => out.push_str(&comment(&format!("Set by {origin}."))),
     }
-    let value = reading.show(&path).unwrap_or_default();
+    let value = reading.show(path).unwrap_or_default();
     out.push_str(&format!("{} = {value}\n", setting.key));
     out
 }

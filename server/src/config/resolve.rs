@@ -1,12 +1,12 @@
 //! From literals to values: unknown keys are named, the strongest source wins, defaults fill the rest.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::machine::{FileState, Machine};
 use super::problem::{Origin, Problem};
-use super::sections::{SECTIONS, settings};
+use super::sections::{SECTIONS, Section, repeated, settings};
 use super::source::Given;
-use super::table::{Known, Preset, Setting, Values};
+use super::table::{self, Known, Preset, Setting, Values};
 use super::unit;
 use super::value::{Kind, Literal, Value, Whole};
 
@@ -20,6 +20,8 @@ pub(crate) struct Resolved {
     pub(crate) values: Values,
     /// By path; a path that is missing has its default.
     pub(crate) origins: BTreeMap<String, Origin>,
+    /// Names of the domains, in order.
+    pub(crate) names: Vec<String>,
 }
 
 impl Resolved {
@@ -34,38 +36,70 @@ impl Resolved {
 pub(crate) fn resolve(given: Vec<Given>, machine: &dyn Machine, problems: &mut Vec<Problem>) -> Resolved {
     let strongest = strongest(given, problems);
     let mut resolved = Resolved::default();
-    for setting in settings() {
-        let path = setting.path();
-        let value =
-            strongest.get(&path).and_then(|given| match understand(setting, given, machine, &resolved.values) {
-                Ok(value) => Some(value),
-                Err(problem) => {
-                    problems.push(problem);
-                    None
-                }
-            });
-        let value = match value {
-            Some(value) => {
-                resolved.origins.insert(path.clone(), strongest[&path].origin.clone());
-                value
-            }
-            None => preset(setting, machine, &resolved.values),
+    for section in SECTIONS {
+        let Some(before) = section.repeated() else {
+            let rows = section.settings.iter();
+            rows.for_each(|row| resolved.resolve_row(row, row.path(), &strongest, machine, problems));
+            continue;
         };
-        resolved.values.put(path, value);
+        let name = |path: &str| Some(path.strip_prefix(before)?.rsplit_once('.')?.0.to_owned());
+        let names: BTreeSet<String> = strongest.keys().filter_map(|path| name(path)).collect();
+        for name in names {
+            for row in section.settings {
+                let path = table::path(&section.named(&name), row.key);
+                resolved.resolve_row(row, path, &strongest, machine, problems);
+            }
+            resolved.names.push(name);
+        }
     }
     resolved
+}
+
+impl Resolved {
+    fn resolve_row(
+        &mut self,
+        setting: &Setting,
+        path: String,
+        strongest: &BTreeMap<String, Given>,
+        machine: &dyn Machine,
+        problems: &mut Vec<Problem>,
+    ) {
+        let understood = strongest.get(&path).map(|given| understand(setting, given, machine, &self.values));
+        let value = match understood {
+            Some(Ok(value)) => {
+                self.origins.insert(path.clone(), strongest[&path].origin.clone());
+                value
+            }
+            Some(Err(problem)) => {
+                problems.push(problem);
+                preset(setting, machine, &self.values)
+            }
+            None => preset(setting, machine, &self.values),
+        };
+        self.values.put(path, value);
+    }
 }
 
 /// The winner per path. Sources come weakest first, so the last one stands; the same flag twice is the last one too.
 fn strongest(given: Vec<Given>, problems: &mut Vec<Problem>) -> BTreeMap<String, Given> {
     let mut winners = BTreeMap::new();
     for value in given {
-        match settings().any(|setting| setting.path() == value.path) {
+        match is_known(&value.path) {
             true => drop(winners.insert(value.path.clone(), value)),
             false => problems.push(Problem::at(&value.origin, unknown(&value))),
         }
     }
     winners
+}
+
+fn is_known(path: &str) -> bool {
+    let named = |section: &Section| {
+        let Some((name, key)) = section.repeated().and_then(|before| path.strip_prefix(before)?.split_once('.')) else {
+            return false;
+        };
+        !name.is_empty() && section.settings.iter().any(|setting| setting.key == key)
+    };
+    settings().any(|setting| setting.path() == path) || repeated().any(named)
 }
 
 fn unknown(value: &Given) -> String {
@@ -75,9 +109,13 @@ fn unknown(value: &Given) -> String {
         return format!("\"{path}\" is a section, not a setting; write a [{path}] table");
     }
     let section = value.path.split_once('.').map_or("", |(section, _)| section);
+    let path = &value.path;
+    if let Some(before) = repeated().find_map(|known| known.repeated().filter(|before| path.starts_with(before))) {
+        let near = nearest(path).map(|near| format!("; the nearest is \"{near}\"")).unwrap_or_default();
+        return format!("unknown setting \"{path}\"; below \"{before}\" come a name and a key{near}");
+    }
     let known_section = section.is_empty() || SECTIONS.iter().any(|known| known.name == section);
     let what = if known_section { "setting" } else { "section and setting" };
-    let path = &value.path;
     match nearest(path) {
         Some(near) => format!("unknown {what} \"{path}\"; the nearest is \"{near}\" (`kvtierd settings` lists all)"),
         None => format!("unknown {what} \"{path}\"; `kvtierd settings` lists all"),
@@ -99,12 +137,13 @@ fn nearest(path: &str) -> Option<String> {
                 () => 0.0,
             }
     };
-    let best = settings().max_by(|a, b| likeness(a).total_cmp(&likeness(b)));
+    let all = SECTIONS.iter().flat_map(|section| section.settings);
+    let best = all.max_by(|a, b| likeness(a).total_cmp(&likeness(b)));
     best.filter(|best| likeness(best) >= LIKENESS_MIN).map(Setting::path)
 }
 
 fn understand(setting: &Setting, given: &Given, machine: &dyn Machine, values: &Values) -> Result<Value, Problem> {
-    let refused = |why: String| Problem::at(&given.origin, format!("{} = {} {why}", setting.path(), given.literal));
+    let refused = |why: String| Problem::at(&given.origin, format!("{} = {} {why}", given.path, given.literal));
     let value = setting.kind.parse(&given.literal).map_err(refused)?;
     let value = whole_size(setting, value, machine, values);
     match setting.bound.refuses(setting.kind, &value) {

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use toml::de::{DeTable, DeValue};
 
 use super::problem::{Origin, Problem};
-use super::sections::settings;
+use super::sections::{repeated, settings};
 use super::value::Literal;
 
 /// Everything that may set a value, before anything is read.
@@ -78,11 +78,23 @@ pub(crate) fn read_file(path: &Path, text: &str, problems: &mut Vec<Problem>) ->
     let mut given = Vec::new();
     for (key, value) in table.get_ref() {
         match value.get_ref() {
-            DeValue::Table(section) => given.extend(section.iter().map(|(inner, value)| Given {
-                path: format!("{}.{}", key.get_ref(), inner.get_ref()),
-                literal: literal(value.get_ref()),
-                origin: origin(inner.span().start),
-            })),
+            DeValue::Table(section) => {
+                for (inner, value) in section {
+                    let path = format!("{}.{}", key.get_ref(), inner.get_ref());
+                    match value.get_ref() {
+                        DeValue::Table(named) if is_repeated(key.get_ref()) => {
+                            given.extend(named.iter().map(|(innermost, value)| Given {
+                                path: format!("{path}.{}", innermost.get_ref()),
+                                literal: literal(value.get_ref()),
+                                origin: origin(innermost.span().start),
+                            }));
+                        }
+                        plain => {
+                            given.push(Given { path, literal: literal(plain), origin: origin(inner.span().start) })
+                        }
+                    }
+                }
+            }
             plain => given.push(Given {
                 path: key.get_ref().to_string(),
                 literal: literal(plain),
@@ -91,6 +103,11 @@ pub(crate) fn read_file(path: &Path, text: &str, problems: &mut Vec<Problem>) ->
         }
     }
     given
+}
+
+/// Whether sections below this name have names of their own.
+fn is_repeated(section: &str) -> bool {
+    repeated().any(|known| known.repeated().and_then(|before| before.strip_suffix('.')) == Some(section))
 }
 
 fn literal(value: &DeValue<'_>) -> Literal {
@@ -114,7 +131,8 @@ fn line_of(text: &str, at: usize) -> usize {
     text.as_bytes().iter().take(at).filter(|byte| **byte == b'\n').count() + 1
 }
 
-/// `KVTIER_HOST__BYTES` sets `host.bytes`; `KVTIER_DATA_DIRECTORY` sets `data_directory`. A name with a double
+/// `KVTIER_HOST__BYTES` sets `host.bytes`, `KVTIER_DOMAIN__A__TENANTS` `domain.a.tenants`; `KVTIER_DATA_DIRECTORY` sets
+/// `data_directory`. A name with a double
 /// underscore is always meant as a setting; one without is left alone unless it looks like a misspelt setting,
 /// because other programs of the project read variables of their own.
 fn read_variable(name: &str, text: &str) -> Option<Given> {
@@ -123,7 +141,7 @@ fn read_variable(name: &str, text: &str) -> Option<Given> {
         return None;
     }
     let path = match rest.split_once("__") {
-        Some((section, key)) => format!("{}.{}", section.to_ascii_lowercase(), key.to_ascii_lowercase()),
+        Some((section, key)) => format!("{section}.{}", key.replace("__", ".")).to_ascii_lowercase(),
         None => {
             let key = rest.to_ascii_lowercase();
             let meant =

@@ -124,7 +124,7 @@ impl Setting {
         let key = self.key.to_ascii_uppercase();
         match self.section {
             "" => format!("KVTIER_{key}"),
-            section => format!("KVTIER_{}__{key}", section.to_ascii_uppercase()),
+            section => format!("KVTIER_{}__{key}", section.to_ascii_uppercase().replace('.', "__")),
         }
     }
 
@@ -195,9 +195,15 @@ macro_rules! section {
                 },)+
             ];
 
-            /// Reads the section's fields.
+            /// Reads the section's fields where the table has them.
+            #[allow(dead_code, reason = "sections with a name are read by name")]
             pub(crate) fn read(values: &$crate::config::table::Values) -> Self {
-                Self { $($field: values.take($section, stringify!($field)),)+ }
+                Self::read_at(values, $section)
+            }
+
+            /// Reads the fields of the section at a path.
+            pub(crate) fn read_at(values: &$crate::config::table::Values, section: &str) -> Self {
+                Self { $($field: values.take(section, stringify!($field)),)+ }
             }
         }
     };

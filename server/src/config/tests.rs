@@ -1,3 +1,4 @@
+mod domains;
 mod garbage;
 
 use std::collections::BTreeMap;
@@ -144,7 +145,9 @@ fn what_is_good_here_is_good_to_every_component() {
             let Ok(config) = Config::load(&flags(&[(&path, &text)]), false, &machine) else { continue };
             taken += 1;
             assert_eq!(nvme_settings(&config).validate(), Ok(()), "{path} = {text}");
-            assert_eq!(arena_settings(&config).validate(), Ok(()), "{path} = {text}");
+            for arena in arena_settings(&config) {
+                assert_eq!(arena.validate(), Ok(()), "{path} = {text}");
+            }
             assert_eq!(wal_settings(&config, &home).validate(), [], "{path} = {text}");
         }
     }

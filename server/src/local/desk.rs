@@ -46,7 +46,7 @@ pub struct DeskParts {
     pub clock: Arc<dyn Clock>,
     /// For names nobody can guess.
     pub random: Arc<dyn Random>,
-    /// The arena.
+    /// The arenas.
     pub memory: Arc<dyn SharedMemory>,
     /// Bounds.
     pub limits: LocalLimits,
@@ -81,7 +81,7 @@ impl Desk {
             clock,
             random,
             memory,
-            tenancy: Tenancy::new(limits.tenants.clone()),
+            tenancy: Tenancy::new(&limits.domains),
             limits,
             ledger,
             quarantine: Quarantine::default(),
@@ -116,9 +116,9 @@ impl Desk {
                 return Err(BadField::new(field, format!("{} bytes long", name.len()), remedy).into());
             }
         }
-        let tenants = self.engine.spaces().into_iter().map(|space| space.description.tenant);
         let refused = |told| Status::new(Code::PermissionDenied, told);
-        self.tenancy.attach(&request.tenant, tenants).map_err(refused)?;
+        let domain = self.tenancy.domain_of(&request.tenant);
+        self.admit(&peer, domain).map_err(refused)?;
         let unavailable =
             |what: &str, error: std::io::Error| Status::new(Code::Unavailable, format!("{what}: {error}"));
         let process = match role {
@@ -128,8 +128,13 @@ impl Desk {
                 unavailable(told, error)
             })?),
         };
-        let arena = self.memory.arena(role == Role::Writer).map_err(|error| unavailable("the arena", error))?;
-        let generations = self.memory.generations().map_err(|error| unavailable("the generation table", error))?;
+        let memory = &self.memory;
+        let arena = memory.arena(domain, role == Role::Writer).map_err(|error| unavailable("the arena", error))?;
+        let generations = memory.generations(domain).map_err(|error| unavailable("the generation table", error))?;
+        // Last of what may fail: from here on other tenants may be kept away from what this one will have mapped. Spaces of
+        // before the start are the engine's to tell, later ones were noted before they were opened.
+        let tenants = self.engine.spaces().into_iter().map(|space| space.description.tenant);
+        self.tenancy.attach(&request.tenant, tenants).map_err(refused)?;
         let attachment = self.draw();
         let session = Session::new(Arc::clone(self), attachment, peer, role, request.tenant.clone(), process);
         let session = Arc::new(session);
@@ -137,13 +142,24 @@ impl Desk {
         tracing::debug!(client = request.client, tenant = request.tenant, ?role, process = peer.number(), "attached");
         let answer = v1::AttachResponse {
             attachment: attachment.to_le_bytes().to_vec(),
-            arena_bytes: self.memory.arena_bytes(),
-            generation_bytes: self.memory.generation_bytes(),
+            arena_bytes: memory.arena_bytes(domain),
+            generation_bytes: memory.generation_bytes(domain),
             page_bytes: PAGE_BYTES as u32,
             client_bytes_max: self.limits.client_bytes_max,
             client_blocks_max: self.limits.client_blocks_max,
         };
         Ok((session, answer, [arena, generations]))
+    }
+
+    /// Whether a process may have a domain's arena; or why not.
+    fn admit(&self, peer: &LocalPeer, domain: usize) -> Result<(), String> {
+        let access = &self.limits.domains[domain];
+        if peer.may_attach(access) {
+            return Ok(());
+        }
+        let section = if domain == 0 { "local".to_owned() } else { format!("domain.{}", access.name) };
+        let user = peer.user;
+        Err(format!("user {user} may not attach: add it to {section}.users or its group to {section}.groups"))
     }
 
     /// An attached client by its attachment's name.

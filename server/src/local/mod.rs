@@ -1,6 +1,7 @@
 //! The local path: workers of this machine that share the host tier's memory with the daemon.
 //!
-//! Names and offsets travel over a raw unix socket (or gRPC), bytes through the arena. Nothing is decided here: the
+//! Names and offsets travel over a raw unix socket (or gRPC), bytes through the arena of the tenant's domain: a client is
+//! given that arena's descriptors and no other's, and every offset it hears or says is one in that arena. Nothing is decided here: the
 //! catalog owns slots and leases, this module only remembers which client was told which slot, and until when that
 //! client may still write it.
 //!
@@ -57,12 +58,9 @@ use wake::Wake;
 /// Bounds of the local path.
 #[derive(Debug, Clone)]
 pub struct LocalLimits {
-    /// Tenants that may attach; empty: the node's only one.
-    pub tenants: Vec<String>,
-    /// Users that may attach besides our own.
-    pub users: Vec<u32>,
-    /// Groups that may attach.
-    pub groups: Vec<u32>,
+    /// Who may attach to which arena, in the order of the arenas. The first is the node's own: it takes the tenants that
+    /// no other names.
+    pub domains: Vec<DomainAccess>,
     /// Connections at a time.
     pub clients_max: usize,
     /// Bytes one process may hold reserved.
@@ -77,16 +75,29 @@ pub struct LocalLimits {
     pub spin: Duration,
 }
 
+/// Who may attach to one domain's arena.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct DomainAccess {
+    /// The domain's name, for messages.
+    pub name: String,
+    /// Its tenants, who trust each other. Of the node's own domain: those who do; empty: the only one there is.
+    pub tenants: Vec<String>,
+    /// Users that may attach besides our own.
+    pub users: Vec<u32>,
+    /// Groups that may attach.
+    pub groups: Vec<u32>,
+}
+
 /// Host memory as it is given to other processes.
 pub trait SharedMemory: Send + Sync + 'static {
-    /// A descriptor of the arena.
-    fn arena(&self, writable: bool) -> io::Result<OwnedFd>;
-    /// A read-only descriptor of the generation table.
-    fn generations(&self) -> io::Result<OwnedFd>;
+    /// A descriptor of a domain's arena.
+    fn arena(&self, domain: usize, writable: bool) -> io::Result<OwnedFd>;
+    /// A read-only descriptor of its generation table.
+    fn generations(&self, domain: usize) -> io::Result<OwnedFd>;
     /// Size of the arena.
-    fn arena_bytes(&self) -> u64;
+    fn arena_bytes(&self, domain: usize) -> u64;
     /// Size of the generation table.
-    fn generation_bytes(&self) -> u64;
+    fn generation_bytes(&self, domain: usize) -> u64;
 }
 
 /// The socket, bound and not yet served.

@@ -6,7 +6,7 @@ use std::os::unix::net::UnixStream;
 
 use rustix::process::{Pid, PidfdFlags, getuid, pidfd_open};
 
-use super::LocalLimits;
+use super::DomainAccess;
 
 /// A process of this machine. A process that forked or passed its socket on stays the one that is meant.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,9 +23,9 @@ impl LocalPeer {
         Ok(Self { process, user: peer.uid.as_raw(), group: peer.gid.as_raw() })
     }
 
-    /// Whether the process may see the node's blocks.
-    pub(crate) fn may_attach(&self, limits: &LocalLimits) -> bool {
-        self.user == getuid().as_raw() || limits.users.contains(&self.user) || limits.groups.contains(&self.group)
+    /// Whether the process may see a domain's blocks.
+    pub(crate) fn may_attach(&self, domain: &DomainAccess) -> bool {
+        self.user == getuid().as_raw() || domain.users.contains(&self.user) || domain.groups.contains(&self.group)
     }
 
     /// A descriptor that says when the process has ended. Fails for one that has ended already, and for one of another
@@ -38,5 +38,21 @@ impl LocalPeer {
     /// A number that stands for the process in quotas.
     pub(crate) fn number(&self) -> i32 {
         self.process.map_or(0, |process| process.as_raw_nonzero().get())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_domain_admits_our_own_user_and_those_it_names() {
+        let own = getuid().as_raw();
+        let peer = |user, group| LocalPeer { process: None, user, group };
+        let domain = DomainAccess { users: vec![own + 1], groups: vec![77], ..DomainAccess::default() };
+        assert!(peer(own, 5).may_attach(&domain) && peer(own + 1, 5).may_attach(&domain));
+        assert!(peer(own + 2, 77).may_attach(&domain));
+        assert!(!peer(own + 2, 5).may_attach(&domain));
+        assert!(!peer(own + 1, 77).may_attach(&DomainAccess::default()), "another domain's lists");
     }
 }

@@ -183,7 +183,8 @@ impl Reactor {
         let refusal = if self.connections.len() >= clients_max {
             let told = format!("all {clients_max} local connections are taken (local.clients_max)");
             Some(Status::new(Code::ResourceExhausted, told))
-        } else if !peer.may_attach(&self.desk.limits) {
+        } else if !self.desk.limits.domains.iter().any(|domain| peer.may_attach(domain)) {
+            // Which domain it wants is known once it says its tenant.
             let told = format!("user {} may not attach: add it to local.users or its group to local.groups", peer.user);
             Some(Status::new(Code::PermissionDenied, told))
         } else {

@@ -1,20 +1,28 @@
-//! Which tenants may share memory. There is one arena, so whoever attaches can see everybody's bytes: attaching and
-//! spaces of tenants that are not trusted exclude each other.
+//! Which tenants may share memory.
+//!
+//! Tenants of a named domain trust each other, and nobody else can map their arena: they always may. All others share the
+//! node's own arena, where whoever attaches can see everybody's bytes: there, attaching and spaces of tenants that are not
+//! trusted exclude each other.
 //!
 //! What was mapped once stays mapped, and what was stored once may still stand in a free slot. So both sides count from the
 //! start of the daemon: nothing that ends makes the other possible again.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Mutex;
+
+use super::DomainAccess;
 
 /// Who has been here since the start.
 #[derive(Debug)]
 pub(crate) struct Tenancy {
-    /// Tenants that trust each other, by setting.
+    /// Domains of the tenants that have one.
+    homes: BTreeMap<String, usize>,
+    /// Tenants of the node's own domain that trust each other, by setting.
     trusted: Vec<String>,
     seen: Mutex<Seen>,
 }
 
+/// Of the node's own domain.
 #[derive(Debug, Default)]
 struct Seen {
     /// Tenants that have had a space or have attached.
@@ -24,21 +32,36 @@ struct Seen {
 }
 
 impl Tenancy {
-    pub(crate) fn new(trusted: Vec<String>) -> Self {
-        Self { trusted, seen: Mutex::default() }
+    pub(crate) fn new(domains: &[DomainAccess]) -> Self {
+        let homes = |(domain, access): (usize, &DomainAccess)| {
+            access.tenants.iter().map(move |tenant| (tenant.clone(), domain)).collect::<Vec<_>>()
+        };
+        Self {
+            homes: domains.iter().enumerate().skip(1).flat_map(homes).collect(),
+            trusted: domains.first().map(|own| own.tenants.clone()).unwrap_or_default(),
+            seen: Mutex::default(),
+        }
+    }
+
+    /// Which arena a tenant's blocks are in.
+    pub(crate) fn domain_of(&self, tenant: &str) -> usize {
+        self.homes.get(tenant).copied().unwrap_or(0)
     }
 
     /// Notes a tenant that wants to attach, while these have spaces; or says why it may not.
     pub(crate) fn attach(&self, tenant: &str, with_spaces: impl IntoIterator<Item = String>) -> Result<(), String> {
+        if self.homes.contains_key(tenant) {
+            return Ok(());
+        }
         let mut seen = self.lock();
-        seen.tenants.extend(with_spaces);
+        seen.tenants.extend(with_spaces.into_iter().filter(|tenant| !self.homes.contains_key(tenant)));
         let stranger = self.stranger(&seen.tenants, tenant);
         if let Some(stranger) = stranger {
             return Err(match stranger == tenant {
                 true => format!("tenant {tenant:?} is not in local.tenants, whose members share memory: add it"),
                 false => format!(
-                    "tenant {stranger:?} has or had blocks on this node, and all memory is shared: if {tenant:?} may see \
-                     them, name both in local.tenants"
+                    "tenant {stranger:?} has or had blocks in this memory, all of which is shared: if {tenant:?} may see \
+                     them, name both in local.tenants; if not, give one of them a [domain.NAME] of its own"
                 ),
             });
         }
@@ -49,11 +72,14 @@ impl Tenancy {
 
     /// Notes a tenant that wants to open a space; or says why it may not.
     pub(crate) fn open_space(&self, tenant: &str) -> Result<(), String> {
+        if self.homes.contains_key(tenant) {
+            return Ok(());
+        }
         let mut seen = self.lock();
         if seen.is_shared && self.stranger(&seen.tenants, tenant).is_some() {
             return Err(format!(
-                "workers of other tenants share this node's memory since its start and would see {tenant:?}'s blocks: name \
-                 all of them in local.tenants if they may, or set local.socket to off"
+                "workers of other tenants share this node's memory since its start and would see {tenant:?}'s blocks: give \
+                 it a [domain.NAME] of its own, name all of them in local.tenants if they may, or set local.socket to off"
             ));
         }
         seen.tenants.insert(tenant.to_owned());
@@ -78,8 +104,12 @@ impl Tenancy {
 mod tests {
     use super::*;
 
+    fn access(tenants: &[&str]) -> DomainAccess {
+        DomainAccess { tenants: tenants.iter().map(|name| (*name).to_owned()).collect(), ..DomainAccess::default() }
+    }
+
     fn tenancy(trusted: &[&str]) -> Tenancy {
-        Tenancy::new(trusted.iter().map(|name| (*name).to_owned()).collect())
+        Tenancy::new(&[access(trusted)])
     }
 
     #[test]
@@ -109,5 +139,28 @@ mod tests {
         tenancy.attach("acme", ["partner".to_owned()]).expect("both are named");
         tenancy.open_space("partner").expect("named");
         tenancy.open_space("stranger").expect_err("not named");
+    }
+
+    #[test]
+    fn a_refused_attachment_keeps_nobody_away() {
+        let tenancy = tenancy(&["acme"]);
+        tenancy.attach("stranger", []).expect_err("not named");
+        tenancy.open_space("another").expect("nothing is shared");
+    }
+
+    #[test]
+    fn tenants_of_domains_exclude_nobody_and_are_excluded_by_nobody() {
+        let tenancy = Tenancy::new(&[access(&[]), access(&["a", "a2"]), access(&["b"])]);
+        assert_eq!(["a", "a2", "b", "other"].map(|tenant| tenancy.domain_of(tenant)), [1, 1, 2, 0]);
+        let spaces = || ["a", "b", "other"].map(str::to_owned);
+        for tenant in ["a", "b", "a2"] {
+            tenancy.open_space(tenant).expect("it has a domain");
+            tenancy.attach(tenant, spaces()).expect("it has a domain");
+        }
+        tenancy.attach("other", spaces()).expect("the only one in the node's own domain");
+        tenancy.attach("a", spaces()).expect("it has a domain");
+        tenancy.open_space("a2").expect("it has a domain");
+        tenancy.open_space("more").expect_err("other shares the node's own domain");
+        tenancy.attach("more", spaces()).expect_err("other's blocks would be seen");
     }
 }

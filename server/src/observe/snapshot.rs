@@ -20,6 +20,8 @@ pub type ByReason = Vec<(&'static str, u64)>;
 pub struct NodeSnapshot {
     /// One entry per tier that is set up.
     pub tiers: Vec<TierSnapshot>,
+    /// One entry per domain of the host tier.
+    pub domains: Vec<DomainSnapshot>,
     /// Blocks that were asked for and not found.
     pub misses: ByReason,
     /// The event log.
@@ -52,6 +54,21 @@ pub struct NodeSnapshot {
     pub alarms: Vec<(&'static str, bool)>,
     /// Seconds the RAM index took to fill after the start; nothing while it fills.
     pub recovery_seconds: Option<f64>,
+}
+
+/// One domain of the host tier.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct DomainSnapshot {
+    /// `node`, or the name of its section in the settings.
+    pub name: String,
+    /// Bytes of its arena.
+    pub capacity_bytes: u64,
+    /// Bytes of slots in use.
+    pub used_bytes: u64,
+    /// Blocks it holds.
+    pub blocks: u64,
+    /// Blocks that had to leave for others of the domain.
+    pub evictions: u64,
 }
 
 /// One tier.

@@ -66,6 +66,8 @@ pub struct NodeFacts {
     pub data_directory: String,
     /// How the host arena was made, for people.
     pub host_detail: Arc<dyn Fn() -> String + Send + Sync>,
+    /// Names of the host tier's domains, in the order of their arenas.
+    pub domain_names: Vec<String>,
     /// Log position the index holds on stable storage.
     pub index_covered_seq: Arc<dyn Fn() -> u64 + Send + Sync>,
     /// Open connections.

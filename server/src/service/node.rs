@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use async_stream::stream;
 use futures::stream::Stream;
+use kvtier_engine::catalog::plan::TierCount;
 use kvtier_engine::flow::meter::TierMeter;
 use kvtier_engine::flow::status::EngineStatus;
 use kvtier_engine::port::{DeviceHealth, DeviceState, JournalState};
@@ -66,9 +67,21 @@ fn host_tier(node: &Node, status: &EngineStatus) -> v1::TierStatus {
         state: "up".to_owned(),
         detail: (node.facts.host_detail)(),
         in_flight: status.count.pending,
+        domains: domains(node, status),
         ..v1::TierStatus::default()
     };
     with_counts(tier, count, meter)
+}
+
+fn domains(node: &Node, status: &EngineStatus) -> Vec<v1::DomainStatus> {
+    let domain = |(name, count): (&String, &TierCount)| v1::DomainStatus {
+        name: name.clone(),
+        capacity_bytes: count.capacity_bytes,
+        used_bytes: count.slot_bytes,
+        blocks: count.blocks,
+        evictions: count.evictions,
+    };
+    node.facts.domain_names.iter().zip(&status.host_domains).map(domain).collect()
 }
 
 fn nvme_tier(node: &Node, status: &EngineStatus) -> Option<v1::TierStatus> {
@@ -90,11 +103,7 @@ fn nvme_tier(node: &Node, status: &EngineStatus) -> Option<v1::TierStatus> {
     Some(with_counts(tier, count, meter))
 }
 
-fn with_counts(
-    tier: v1::TierStatus,
-    count: kvtier_engine::catalog::plan::TierCount,
-    meter: &TierMeter,
-) -> v1::TierStatus {
+fn with_counts(tier: v1::TierStatus, count: TierCount, meter: &TierMeter) -> v1::TierStatus {
     v1::TierStatus {
         capacity_bytes: count.capacity_bytes,
         used_bytes: count.slot_bytes,

@@ -68,7 +68,7 @@ fn list(problems: &[Problem]) -> String {
     problems.iter().map(Problem::to_string).collect::<Vec<_>>().join("; ")
 }
 
-/// The host tier's memory. Slots are checked against its bounds on every access; who may touch a slot is the catalog's
+/// Memory of one domain of the host tier. Slots are checked against its bounds on every access; who may touch a slot is the catalog's
 /// decision.
 pub struct Arena {
     mapping: Arc<Mapping>,
@@ -160,7 +160,7 @@ impl Arena {
     /// First byte of the slot in the mapping.
     fn start(&self, slot: Slot) -> usize {
         let end = slot.offset.checked_add(u64::from(slot.bytes));
-        let inside = end.is_some_and(|end| end <= self.geometry.bytes);
+        let inside = slot.device == 0 && end.is_some_and(|end| end <= self.geometry.bytes);
         assert!(inside, "{slot:?} lies outside the arena of {} bytes", self.geometry.bytes);
         assert!(slot.offset.is_multiple_of(PAGE_BYTES), "{slot:?} is not aligned to pages");
         assert!(u64::from(slot.bytes) > PAGE_BYTES, "{slot:?} has no payload");
@@ -191,8 +191,8 @@ impl AsFd for Arena {
 }
 
 impl Memory for Arena {
-    fn geometry(&self) -> DeviceGeometry {
-        self.geometry
+    fn geometry(&self) -> Vec<DeviceGeometry> {
+        vec![self.geometry]
     }
 
     fn region(&self, slot: Slot) -> Region {
@@ -240,12 +240,13 @@ impl Memory for Arena {
         hasher.finalize()
     }
 
-    fn renew(&self, slot_offset: u64) {
+    fn renew(&self, arena: u16, slot_offset: u64) {
+        assert!(arena == 0, "this memory is one arena, there is no number {arena}");
         self.generations.renew(slot_offset);
     }
 
-    fn generation(&self, slot_offset: u64) -> u64 {
-        self.generations.of_slot(slot_offset).load(Ordering::SeqCst)
+    fn generation(&self, slot: Slot) -> u64 {
+        self.generations.of_slot(slot.offset).load(Ordering::SeqCst)
     }
 
     fn view(&self, slot: Slot, offset: u32, length: u32, pin: Box<dyn Any + Send + Sync>) -> Bytes {

@@ -23,13 +23,14 @@ pub const CHECKS: &[Check] = &[
     ("a_view_and_a_region_outlive_the_memory", a_view_and_a_region_outlive_the_memory),
     ("a_region_is_where_the_slot_is", a_region_is_where_the_slot_is),
     ("nothing_outside_a_slot_can_be_touched", nothing_outside_a_slot_can_be_touched),
+    ("arenas_share_nothing", arenas_share_nothing),
 ];
 
 const SLOT_BYTES: u32 = 3 * PAGE_BYTES as u32;
 const ROOM: u32 = SLOT_BYTES - PAGE_BYTES as u32;
 
 fn slot(memory: &dyn Memory, number: u64) -> Slot {
-    let offset = memory.geometry().first_extent_offset + number * u64::from(SLOT_BYTES);
+    let offset = memory.geometry()[0].first_extent_offset + number * u64::from(SLOT_BYTES);
     Slot { device: 0, offset, bytes: SLOT_BYTES }
 }
 
@@ -141,7 +142,7 @@ fn a_view_and_a_region_outlive_the_memory(memory: Arc<dyn Memory>) {
 }
 
 fn a_region_is_where_the_slot_is(memory: Arc<dyn Memory>) {
-    let geometry = memory.geometry();
+    let geometry = memory.geometry()[0];
     let (first, second) = (memory.region(slot(&*memory, 0)), memory.region(slot(&*memory, 3)));
     assert!(geometry.bytes.is_multiple_of(geometry.extent_bytes), "{geometry:?} is whole extents");
     assert_eq!(first.bytes, SLOT_BYTES);
@@ -153,7 +154,7 @@ fn a_region_is_where_the_slot_is(memory: Arc<dyn Memory>) {
 }
 
 fn nothing_outside_a_slot_can_be_touched(memory: Arc<dyn Memory>) {
-    let geometry = memory.geometry();
+    let geometry = memory.geometry()[0];
     let good = slot(&*memory, 1);
     let end = geometry.first_extent_offset + geometry.bytes;
     let beyond = Slot { offset: end - PAGE_BYTES, ..good };
@@ -161,7 +162,8 @@ fn nothing_outside_a_slot_can_be_touched(memory: Arc<dyn Memory>) {
     let refuses = |what: &str, act: &dyn Fn()| {
         assert!(catch_unwind(AssertUnwindSafe(act)).is_err(), "{what} must panic");
     };
-    for slot in [beyond, wrapping] {
+    let nowhere = Slot { device: memory.geometry().len() as u16, ..good };
+    for slot in [beyond, wrapping, nowhere] {
         refuses("a region outside", &|| drop(memory.region(slot)));
         refuses("a write outside", &|| _ = memory.write(slot, 0, &[1]));
         refuses("a header outside", &|| memory.write_header(slot, &[1]));
@@ -170,4 +172,26 @@ fn nothing_outside_a_slot_can_be_touched(memory: Arc<dyn Memory>) {
     refuses("a view over the end", &|| drop(memory.view(good, 1, ROOM, Box::new(()))));
     refuses("a checksum with a wrapping offset", &|| _ = memory.checksum(good, u32::MAX, 2));
     refuses("a header larger than its page", &|| memory.write_header(good, &[0; PAGE_BYTES as usize + 1]));
+}
+
+fn arenas_share_nothing(memory: Arc<dyn Memory>) {
+    let count = memory.geometry().len() as u16;
+    let slots: Vec<Slot> = (0..count).map(|device| Slot { device, ..slot(&*memory, 2) }).collect();
+    let before: Vec<u64> = slots.iter().map(|slot| memory.generation(*slot)).collect();
+    for slot in &slots {
+        memory.write(*slot, 0, &pattern(slot.device as u8, ROOM));
+        memory.write_header(*slot, &[slot.device as u8 + 1]);
+    }
+    for slot in &slots {
+        assert_eq!(seen(&*memory, *slot, 0, ROOM), pattern(slot.device as u8, ROOM), "another arena's bytes");
+        let mut header = [0];
+        memory.read_header(*slot, &mut header);
+        assert_eq!(header, [slot.device as u8 + 1], "another arena's header");
+    }
+    let addresses: std::collections::BTreeSet<usize> = slots.iter().map(|slot| memory.region(*slot).address).collect();
+    assert_eq!(addresses.len(), slots.len(), "two arenas are the same memory");
+    memory.renew(count - 1, slots[0].offset);
+    for (slot, before) in slots.iter().zip(before).take(usize::from(count) - 1) {
+        assert_eq!(memory.generation(*slot), before, "a slot given back in one arena counts in another");
+    }
 }

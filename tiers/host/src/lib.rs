@@ -1,6 +1,6 @@
-//! The host tier: one arena of memory that holds KV blocks between GPU and NVMe.
+//! The host tier: arenas of memory that hold KV blocks between GPU and NVMe, one per security domain.
 //!
-//! [`Arena`] implements the engine's [`Memory`](kvtier_engine::port::Memory) port over a sealed memfd, so that the same
+//! [`Arenas`] implements the engine's [`Memory`](kvtier_engine::port::Memory) port over sealed memfds, so that the same
 //! pages can be given to io_uring, to CUDA and, by passing the file descriptor, to local workers. It is *not* an
 //! allocator: the catalog decides which slot belongs to whom, the arena only touches the bytes of a slot it is told.
 //!
@@ -38,10 +38,11 @@
 //! # Ok::<(), kvtier_host::ArenaError>(())
 //! ```
 //!
-//! Reading order: [`settings`], [`arena`], `mapping`, `generation`, [`prefault`], [`conformance`].
+//! Reading order: [`settings`], [`arena`], [`arenas`], `mapping`, `generation`, [`prefault`], [`conformance`].
 #![deny(unsafe_code)]
 
 pub mod arena;
+pub mod arenas;
 pub mod conformance;
 mod generation;
 pub mod machine;
@@ -52,6 +53,7 @@ pub mod settings;
 mod view;
 
 pub use arena::{Arena, ArenaError};
+pub use arenas::Arenas;
 pub use prefault::{Prefault, PrefaultProgress};
 pub use report::{ArenaReport, HugePages, Locking};
 pub use settings::{ArenaSettings, Problem, Wish};

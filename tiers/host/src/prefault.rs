@@ -31,9 +31,9 @@ use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread;
 
-use crate::Arena;
 use crate::mapping::Mapping;
 use crate::settings::HUGE_PAGE_BYTES;
+use crate::{Arena, Arenas};
 
 const HUGE: u64 = HUGE_PAGE_BYTES;
 const PAGE: usize = kvtier_engine::place::PAGE_BYTES as usize;
@@ -216,6 +216,22 @@ impl Arena {
     ) -> io::Result<thread::JoinHandle<()>> {
         let arena = Arc::downgrade(self);
         thread::Builder::new().name("kvtier-prefault".into()).spawn(move || touch_all(&arena, ready))
+    }
+}
+
+impl Arenas {
+    /// The same for all arenas, one after the other on one thread; `ready` is told which.
+    pub fn prefault_in_background(
+        &self,
+        mut ready: impl FnMut(usize, u64) + Send + 'static,
+    ) -> io::Result<thread::JoinHandle<()>> {
+        let arenas: Vec<_> = self.all().iter().map(Arc::downgrade).collect();
+        let touch = move || {
+            for (number, arena) in arenas.iter().enumerate() {
+                touch_all(arena, |bytes| ready(number, bytes));
+            }
+        };
+        thread::Builder::new().name("kvtier-prefault".into()).spawn(touch)
     }
 }
 

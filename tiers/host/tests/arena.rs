@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use kvtier_engine::place::Slot;
 use kvtier_engine::port::Memory;
-use kvtier_host::{Arena, ArenaError, ArenaSettings, HugePages, Locking, Prefault, Wish, conformance};
+use kvtier_host::{Arena, ArenaError, ArenaSettings, Arenas, HugePages, Locking, Prefault, Wish, conformance};
 use proptest::prelude::*;
 
 const MIB: u64 = 1 << 20;
@@ -36,6 +36,42 @@ fn one_arena_conforms_with_and_without_huge_pages() {
         let arena: Arc<dyn Memory> = Arc::new(Arena::create(&settings).unwrap());
         conformance::CHECKS.iter().for_each(|(_, check)| check(arena.clone()));
     }
+}
+
+#[test]
+fn arenas_side_by_side_conform_to_the_memory_port() {
+    let sizes = [small(), ArenaSettings { bytes: 2 * MIB, ..small() }, small()];
+    let arenas: Arc<dyn Memory> = Arc::new(Arenas::create(&sizes).unwrap());
+    conformance::CHECKS.iter().for_each(|(_, check)| check(arenas.clone()));
+}
+
+#[test]
+fn a_holder_of_one_arena_sees_nothing_of_another() {
+    let arenas = Arenas::create(&[small(), small()]).unwrap();
+    let slot = Slot { device: 1, offset: 8192, bytes: 8192 };
+    arenas.write(slot, 0, &[0x5a; 4096]);
+    arenas.renew(1, 8192);
+    let [first, second] = [0, 1].map(|number| {
+        let mut bytes = vec![0; MIB as usize];
+        File::from(arenas.all()[number].share(false).unwrap()).read_exact_at(&mut bytes, 0).unwrap();
+        bytes
+    });
+    assert!(first.iter().all(|byte| *byte == 0));
+    assert_eq!(second.iter().filter(|byte| **byte == 0x5a).count(), 4096);
+    let generations = |number: usize| {
+        let mut bytes = vec![0; arenas.all()[number].generation_bytes() as usize];
+        File::from(arenas.all()[number].share_generations().unwrap()).read_exact_at(&mut bytes, 0).unwrap();
+        bytes.iter().map(|byte| u64::from(*byte)).sum::<u64>()
+    };
+    assert_eq!((generations(0), generations(1)), (0, 1));
+}
+
+#[test]
+fn arenas_that_do_not_fit_together_are_refused_together() {
+    let half = kvtier_host::machine::memory_bytes() / 3 * 2 / (64 << 10) * (64 << 10);
+    let settings = ArenaSettings { bytes: half, ..small() };
+    let refused = Arenas::create(&[settings.clone(), settings]).unwrap_err();
+    assert!(matches!(refused, ArenaError::ExceedsMemory { bytes, .. } if bytes == 2 * half), "{refused}");
 }
 
 #[test]

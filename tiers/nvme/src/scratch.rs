@@ -30,7 +30,7 @@ pub(crate) struct Lane {
 impl Lane {
     /// The lane of device number `device`. The memory has at least [`scratch_bytes`] of all devices.
     pub(crate) fn of_device(memory: &Arc<dyn Memory>, device: usize) -> Self {
-        let offset = memory.geometry().first_extent_offset + scratch_bytes(device);
+        let offset = memory.geometry()[0].first_extent_offset + scratch_bytes(device);
         Self { memory: memory.clone(), slot: Slot { device: 0, offset, bytes: LANE_BYTES } }
     }
 

@@ -47,7 +47,7 @@ impl NvmeTier {
         if paths != disks {
             return Err(OpenError::Components(format!("{disks} disks were opened for {paths} paths")));
         }
-        let (scratch, needed) = (ports.scratch.geometry().bytes, scratch_bytes(disks));
+        let (scratch, needed) = (ports.scratch.geometry()[0].bytes, scratch_bytes(disks));
         if scratch < needed {
             let message = format!("{scratch} bytes of scratch memory are too few for {disks} devices: {needed}");
             return Err(OpenError::Components(message));

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use kvtier_client::wire::{StatusResponse, TierStatus};
+use kvtier_client::wire::{DomainStatus, StatusResponse, TierStatus};
 use kvtier_client::word;
 use serde_json::{Value, json};
 
@@ -44,6 +44,7 @@ fn describe(endpoint: &str, status: &StatusResponse) -> String {
     let mut lines = vec![headline(endpoint, status), format!("data in {}", status.data_directory), tiers(status)];
     let details = status.tiers.iter().filter(|tier| !tier.detail.is_empty());
     lines.extend(details.map(|tier| format!("{:<8} {}", word::tier(tier.tier), tier.detail)));
+    lines.extend(status.tiers.iter().filter(|tier| tier.domains.len() > 1).map(domains));
     if let Some(journal) = &status.journal {
         lines.push(format!(
             "journal  {}: {}, events {} to {}, {} not synced yet{}",
@@ -119,6 +120,29 @@ fn tier_row(tier: &TierStatus) -> Vec<String> {
     ]
 }
 
+/// What each security domain has of a tier.
+fn domains(tier: &TierStatus) -> String {
+    let columns = [
+        Column::Text("domain"),
+        Column::Number("full"),
+        Column::Number("used"),
+        Column::Number("of"),
+        Column::Number("blocks"),
+        Column::Number("evicted"),
+    ];
+    let row = |domain: &DomainStatus| {
+        vec![
+            domain.name.clone(),
+            show_percent(domain.used_bytes, domain.capacity_bytes),
+            show_size(domain.used_bytes),
+            show_size(domain.capacity_bytes),
+            show_count(domain.blocks),
+            show_count(domain.evictions),
+        ]
+    };
+    draw(&columns, tier.domains.iter().map(row))
+}
+
 fn as_json(status: &StatusResponse) -> Value {
     let position = status.position.unwrap_or_default();
     json!({
@@ -162,6 +186,17 @@ fn tier_json(tier: &TierStatus) -> Value {
         "bytes_written": tier.bytes_written,
         "in_flight": tier.in_flight,
         "queued": tier.queued,
+        "domains": tier.domains.iter().map(domain_json).collect::<Vec<_>>(),
+    })
+}
+
+fn domain_json(domain: &DomainStatus) -> Value {
+    json!({
+        "name": domain.name,
+        "capacity_bytes": domain.capacity_bytes,
+        "used_bytes": domain.used_bytes,
+        "blocks": domain.blocks,
+        "evictions": domain.evictions,
     })
 }
 

@@ -34,7 +34,7 @@ section! {
         /// header must fit one extent.
         extent_bytes: u64 = Kind::Size, Preset::Text("32MiB"), Bound::between(MIB, GIB).multiple_of(2 * MIB),
             wrong "smaller than a block: that block is declined; too large: a small arena serves few sizes of block";
-        /// Size of the arena; rounded down to whole extents. A hard cap.
+        /// Size of the arena, or of all domains' arenas together; rounded down to whole extents. A hard cap.
         bytes: u64 = Kind::SizeOf(Whole::Memory),
             Preset::Computed { compute: host_bytes, words: "an eighth of memory, from 256MiB to 64GiB" },
             Bound::between(16 * MIB, 64 * TIB),

@@ -6,8 +6,9 @@ use std::time::Duration;
 use super::*;
 
 section! {
-    /// The local path: workers on this machine map the host tier's memory and read and write blocks in place. There is
-    /// one arena, so a worker that has attached can see the bytes of every tenant on the node: see `tenants`.
+    /// The local path: workers on this machine map the host tier's memory and read and write blocks in place. A worker maps
+    /// the arena of its tenant's domain. Without a `[domain.NAME]` there is one arena, and a worker that has attached can see
+    /// the bytes of every tenant on the node: see `tenants`.
     Local at "local" {
         /// Path of the socket workers attach on. Open to the daemon's own user only (mode 0600), unless `users` or `groups`
         /// names others. At most 107 bytes.
@@ -15,21 +16,21 @@ section! {
             Preset::Computed { compute: |known| Value::Path(Some(inside(known, "local.sock"))), words: "<data_directory>/local.sock" },
             Bound::NONE,
             wrong "a socket somebody listens on, or a file that is no socket, stops the start; off: every block is copied over gRPC";
-        /// Tenants that may attach, and that trust each other with their bytes. While others have spaces on the node nobody
-        /// can attach, and once somebody has attached others cannot open spaces until a restart. Empty: whoever is the
-        /// node's only tenant.
+        /// Tenants without a `[domain.NAME]` that may attach, and that trust each other with their bytes. While others of them
+        /// have spaces on the node none of them can attach, and once one has attached others cannot open spaces until a
+        /// restart. Empty: whoever is the only tenant without a domain.
         tenants: Vec<String> = Kind::Names, Preset::Text(""), Bound::NONE,
             wrong "a tenant that others do not trust: its workers can read, and as writers damage, what is theirs";
-        /// User ids that may attach besides the daemon's own.
+        /// User ids that may attach besides the daemon's own. A domain may have a list of its own.
         users: Vec<String> = Kind::Names, Preset::Text(""), Bound::NONE,
             wrong "a user that is not trusted sees every block in host memory";
-        /// Group ids whose processes may attach.
+        /// Group ids whose processes may attach. A domain may have a list of its own.
         groups: Vec<String> = Kind::Names, Preset::Text(""), Bound::NONE,
             wrong "a group that is not trusted sees every block in host memory";
         /// Connections at a time. One more is turned away with a message.
         clients_max: u64 = Kind::Count, Preset::Text("4096"), Bound::between(1, 100_000),
             wrong "too low turns workers away; each one costs two file descriptors and some KiB";
-        /// Bytes of the arena one process may have reserved and not committed, slots included that it gave up and may still
+        /// Bytes of host memory one process may have reserved and not committed, slots included that it gave up and may still
         /// write. All puts together are bounded by `limits.put_bytes_in_flight_max`.
         client_bytes_max: u64 = Kind::Size,
             Preset::Computed { compute: |known| Value::Size((size(known, "host.bytes") / 4).max(MIB)), words: "a quarter of host.bytes" },

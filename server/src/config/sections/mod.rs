@@ -1,5 +1,6 @@
 //! The settings themselves, section by section. Adding a row here is all it takes to add a setting.
 
+mod domain;
 mod host;
 mod index;
 mod limits;
@@ -13,6 +14,7 @@ use super::table::{Bound, Known, Preset, Setting, section};
 use super::unit::{GIB, KIB, MIB, TIB};
 use super::value::{Kind, Value, Whole};
 
+pub use domain::Domain;
 pub use host::{Host, HugePages, MemoryLock};
 pub use index::Index;
 pub use limits::{Limits, Shutdown};
@@ -47,6 +49,21 @@ pub(crate) struct Section {
     pub(crate) settings: &'static [Setting],
 }
 
+impl Section {
+    /// The part before the name, if there may be any number of such sections, each with a name of its own.
+    pub(crate) fn repeated(&self) -> Option<&'static str> {
+        self.name.strip_suffix(NAME)
+    }
+
+    /// The path of such a section with this name.
+    pub(crate) fn named(&self, name: &str) -> String {
+        format!("{}{name}", self.repeated().unwrap_or_default())
+    }
+}
+
+/// Stands for a name in the path of a section of which there may be several.
+const NAME: &str = "NAME";
+
 macro_rules! sections {
     ($($type:ident at $name:literal,)+) => {
         /// All sections. A computed default may look only at settings above its own.
@@ -66,14 +83,20 @@ sections! {
     Index at "index",
     Limits at "limits",
     Local at "local",
+    Domain at "domain.NAME",
     Log at "log",
     Trace at "trace",
     Shutdown at "shutdown",
 }
 
-/// Every row, in the order of the table.
+/// Every row of the sections there are once, in the order of the table.
 pub fn settings() -> impl Iterator<Item = &'static Setting> {
-    SECTIONS.iter().flat_map(|section| section.settings)
+    SECTIONS.iter().filter(|section| section.repeated().is_none()).flat_map(|section| section.settings)
+}
+
+/// The sections of which there may be several.
+pub(crate) fn repeated() -> impl Iterator<Item = &'static Section> {
+    SECTIONS.iter().filter(|section| section.repeated().is_some())
 }
 
 /// Nanoseconds of so many milliseconds, for bounds.

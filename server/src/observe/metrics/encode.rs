@@ -8,7 +8,7 @@ use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, MetricEncoder, NoLabelSet};
 use prometheus_client::metrics::MetricType;
 
-use crate::observe::snapshot::{NodeSnapshot, SnapshotSource, TierSnapshot};
+use crate::observe::snapshot::{DomainSnapshot, NodeSnapshot, SnapshotSource, TierSnapshot};
 
 /// Asks the source at each scrape; says nothing while there is none.
 pub(super) struct NodeCollector(pub(super) Arc<OnceLock<Arc<dyn SnapshotSource>>>);
@@ -27,6 +27,7 @@ impl Collector for NodeCollector {
         let node = source.snapshot();
         let mut out = Families(encoder);
         tiers(&mut out, &node)?;
+        domains(&mut out, &node)?;
         clients(&mut out, &node)?;
         journal(&mut out, &node)?;
         index(&mut out, &node)
@@ -64,6 +65,23 @@ fn tiers(out: &mut Families<'_>, node: &NodeSnapshot) -> Result<(), Error> {
     latencies(out, node)?;
     let misses = node.misses.iter().map(|(reason, count)| (vec![("reason", *reason)], *count));
     out.family("misses", "Blocks asked for and not found, by reason", MetricType::Counter, misses)
+}
+
+fn domains(out: &mut Families<'_>, node: &NodeSnapshot) -> Result<(), Error> {
+    type Figure = (&'static str, &'static str, MetricType, fn(&DomainSnapshot) -> u64);
+    let figures: [Figure; 4] = [
+        ("domain_capacity_bytes", "Bytes of the domain's arena", MetricType::Gauge, |domain| domain.capacity_bytes),
+        ("domain_used_bytes", "Bytes of slots in use there", MetricType::Gauge, |domain| domain.used_bytes),
+        ("domain_blocks", "Blocks the domain has in host memory", MetricType::Gauge, |domain| domain.blocks),
+        ("domain_evictions", "Blocks that left for others of the domain", MetricType::Counter, |domain| {
+            domain.evictions
+        }),
+    ];
+    for (name, help, kind, figure) in figures {
+        let samples = node.domains.iter().map(|domain| (vec![("domain", domain.name.as_str())], figure(domain)));
+        out.family(name, help, kind, samples)?;
+    }
+    Ok(())
 }
 
 fn clients(out: &mut Families<'_>, node: &NodeSnapshot) -> Result<(), Error> {
@@ -136,12 +154,12 @@ impl Families<'_> {
         metric.encode_counter::<NoLabelSet, u64, u64>(&value, None)
     }
 
-    fn family(
+    fn family<'s>(
         &mut self,
         name: &str,
         help: &str,
         kind: MetricType,
-        samples: impl Iterator<Item = (Vec<(&'static str, &'static str)>, u64)>,
+        samples: impl Iterator<Item = (Vec<(&'static str, &'s str)>, u64)>,
     ) -> Result<(), Error> {
         let mut metric = self.0.encode_descriptor(name, help, None, kind)?;
         for (labels, value) in samples {

@@ -4,7 +4,7 @@ use kvtier_engine::flow::meter::{LATENCY_BOUNDS_US, LatencyCount};
 
 use super::*;
 use crate::observe::NodeSnapshot;
-use crate::observe::snapshot::{JournalSnapshot, TierSnapshot};
+use crate::observe::snapshot::{DomainSnapshot, JournalSnapshot, TierSnapshot};
 
 struct Fixed(NodeSnapshot);
 
@@ -36,6 +36,7 @@ fn watched() -> Metrics {
     let metrics = Metrics::new();
     metrics.watch(Arc::new(Fixed(NodeSnapshot {
         tiers: vec![host, nvme],
+        domains: vec![DomainSnapshot { name: "acme".into(), used_bytes: 40, ..DomainSnapshot::default() }],
         misses: vec![("evicted", 7), ("never_stored", 0)],
         journal: JournalSnapshot { appended_seq: 12, durable_seq: 9, ..JournalSnapshot::default() },
         alarms: vec![("journal", true), ("index", false)],
@@ -73,6 +74,7 @@ fn the_figures_of_the_node_are_read_at_each_scrape() {
     for line in [
         "kvtier_tier_used_bytes{tier=\"host\"} 60",
         "kvtier_tier_free_bytes{tier=\"host\"} 40",
+        "kvtier_domain_used_bytes{domain=\"acme\"} 40",
         "kvtier_tier_up{tier=\"nvme\"} 0",
         "kvtier_tier_hits_total{tier=\"host\"} 5",
         "kvtier_tier_declined_total{tier=\"nvme\",reason=\"full\"} 3",

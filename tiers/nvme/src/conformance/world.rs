@@ -61,7 +61,7 @@ impl World {
 
     /// The `number`th host slot for a payload of `length` bytes; numbers of one length lie side by side.
     pub(crate) fn host_slot(&self, number: u64, length: u32) -> Slot {
-        let geometry = self.memory.geometry();
+        let geometry = self.memory.geometry()[0];
         let bytes = slot_bytes(length);
         let at = number * u64::from(bytes);
         assert!(at + u64::from(bytes) <= geometry.bytes, "the check fits the host memory");

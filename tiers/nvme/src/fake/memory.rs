@@ -37,7 +37,10 @@ impl HeapMemory {
 
     fn start(&self, slot: Slot) -> usize {
         let end = slot.offset.checked_add(u64::from(slot.bytes));
-        assert!(end.is_some_and(|end| end <= self.geometry.bytes), "{slot:?} lies outside the memory");
+        assert!(
+            slot.device == 0 && end.is_some_and(|end| end <= self.geometry.bytes),
+            "{slot:?} lies outside the memory"
+        );
         assert!(slot.offset.is_multiple_of(PAGE_BYTES), "{slot:?} is not aligned to pages");
         slot.offset as usize
     }
@@ -62,8 +65,8 @@ impl AsRef<[u8]> for Pinned {
 }
 
 impl Memory for HeapMemory {
-    fn geometry(&self) -> DeviceGeometry {
-        self.geometry
+    fn geometry(&self) -> Vec<DeviceGeometry> {
+        vec![self.geometry]
     }
 
     fn region(&self, slot: Slot) -> Region {

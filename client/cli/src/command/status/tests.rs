@@ -93,3 +93,22 @@ fn the_json_has_every_field_of_the_wire() {
     assert_eq!(json["index"]["recovery_ms"], 340);
     assert_eq!(json["data_directory"], "./kvtier-data");
 }
+
+#[test]
+fn security_domains_are_shown_where_there_are_several() {
+    let mut status = busy();
+    let domain = |name: &str, used_bytes| DomainStatus {
+        name: name.into(),
+        capacity_bytes: 4 << 30,
+        used_bytes,
+        blocks: 12,
+        evictions: 345,
+    };
+    status.tiers[0].domains = vec![domain("node", 0)];
+    assert!(!describe("here", &status).contains("domain"), "one is the whole tier");
+    status.tiers[0].domains.push(domain("acme", 1 << 30));
+    let text = describe("here", &status);
+    let line = text.lines().find(|line| line.starts_with("acme")).expect("a line of its own");
+    assert!(line.contains("25") && line.contains("345"), "{text}");
+    assert_eq!(as_json(&status)["tiers"][0]["domains"][1]["used_bytes"], 1 << 30);
+}
