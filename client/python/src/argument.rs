@@ -47,7 +47,31 @@ pub(crate) fn stages(min_tier: &str) -> PyResult<bool> {
     }
 }
 
-/// Keys for a call that outlives the caller's turn.
+/// Keys in one piece, for a thread of ours.
+pub(crate) struct Packed {
+    bytes: Vec<u8>,
+    ends: Vec<usize>,
+}
+
+impl Packed {
+    pub(crate) fn new(keys: &[PyBackedBytes]) -> Self {
+        let mut bytes = Vec::with_capacity(keys.iter().map(|key| key.len()).sum());
+        let mut ends = Vec::with_capacity(keys.len());
+        for key in keys {
+            bytes.extend_from_slice(key);
+            ends.push(bytes.len());
+        }
+        Self { bytes, ends }
+    }
+
+    /// Each of them.
+    pub(crate) fn keys(&self) -> Vec<&[u8]> {
+        let begins = std::iter::once(0).chain(self.ends.iter().copied());
+        begins.zip(&self.ends).map(|(begin, end)| &self.bytes[begin..*end]).collect()
+    }
+}
+
+/// Keys for a gRPC call.
 pub(crate) fn owned(keys: &[PyBackedBytes]) -> Vec<Bytes> {
     keys.iter().map(|key| Bytes::copy_from_slice(key)).collect()
 }

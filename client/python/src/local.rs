@@ -11,7 +11,7 @@ use pyo3::pybacked::PyBackedBytes;
 use pyo3::types::PyTuple;
 
 use crate::acquired::Acquired;
-use crate::argument::{Space, durability, owned, seconds, stages};
+use crate::argument::{Packed, Space, durability, seconds, stages};
 use crate::error::{invalid, plain, raise};
 use crate::lane::Lane;
 use crate::pending::Pending;
@@ -172,9 +172,9 @@ impl LocalClient {
         let (stage, lease) = (stages(min_tier)?, seconds("lease", lease)?);
         let lane = if stage { worker.slow()? } else { worker.quick()? };
         let client = worker.client.get()?.clone();
-        let keys = owned(&keys);
+        let keys = Packed::new(&keys);
         let work = move || {
-            let acquired = acquire(&client, space.0, &keys, lease, stage)?;
+            let acquired = acquire(&client, space.0, &keys.keys(), lease, stage)?;
             Ok(Box::new(move |py: Python<'_>| Ok(Py::new(py, acquired)?.into_any())) as _)
         };
         lane.ask(work).map_err(raise)
@@ -220,7 +220,7 @@ impl LocalClient {
 fn acquire(
     client: &Native,
     space: SpaceDigest,
-    keys: &[bytes::Bytes],
+    keys: &[&[u8]],
     lease: Duration,
     stage: bool,
 ) -> Result<Acquired, ClientError> {

@@ -108,7 +108,7 @@ fn security_domains_are_shown_where_there_are_several() {
     assert!(!describe("here", &status).contains("domain"), "one is the whole tier");
     status.tiers[0].domains.push(domain("acme", 1 << 30));
     let text = describe("here", &status);
-    let line = text.lines().find(|line| line.starts_with("acme")).expect("a line of its own");
+    let line = text.lines().find(|line| line.contains("acme")).expect("a line of its own");
     assert!(line.contains("25") && line.contains("345"), "{text}");
     assert_eq!(as_json(&status)["tiers"][0]["domains"][1]["used_bytes"], 1 << 30);
 }
