@@ -9,6 +9,8 @@ pub mod durable;
 pub mod grpc;
 pub mod local;
 pub mod nvme;
+pub mod pattern;
 pub mod process;
 pub mod recovery;
 pub mod report;
+pub mod target;
