@@ -20,6 +20,10 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Cold chains from NVMe against fio.
+    Cold(kvtier_bench::cold::Options),
+    /// What a stream of stores does to gets.
+    Mixed(kvtier_bench::mixed::Options),
     /// gRPC put and get against a bare tonic stream and Redis, TCP and unix socket.
     Grpc(kvtier_bench::grpc::Options),
     /// Durable puts against the write-back rate of volatile ones.
@@ -50,6 +54,8 @@ enum Command {
 
 fn main() -> Result<(), Box<dyn Error>> {
     match Arguments::parse().command {
+        Command::Cold(options) => kvtier_bench::cold::run(&options),
+        Command::Mixed(options) => kvtier_bench::mixed::run(&options),
         Command::Grpc(options) => kvtier_bench::grpc::run(&options),
         Command::Durable(options) => kvtier_bench::durable::run(&options),
         Command::Local(options) => kvtier_bench::local::run(&options),

@@ -5,6 +5,8 @@
 //! and another block's are all noticed. The fixed page stays in the first-level cache: making and checking run at the
 //! speed of memory.
 
+use bytes::Bytes;
+
 const PAGE_BYTES: usize = 4096;
 const WORD_BYTES: usize = 8;
 
@@ -100,6 +102,15 @@ impl Pattern {
             wrong.into_iter().find(|(_, found, expected)| found != expected).expect("a page that differs has a byte");
         Wrong { offset: at + index as u64, found, expected }
     }
+}
+
+/// The key of a block of a space of numbers: 32 bytes that look like a hash.
+pub fn key(space: u64, block: u64) -> Bytes {
+    let words = (0..4_u64).flat_map(|word| mix(mix(block ^ mix(space)).wrapping_add(word)).to_be_bytes());
+    let mut bytes: Vec<u8> = words.collect();
+    // The number itself, so that no two are equal.
+    bytes[..8].copy_from_slice(&block.to_be_bytes());
+    bytes.into()
 }
 
 fn salt(block: u64, page: u64) -> u64 {

@@ -23,7 +23,7 @@ use std::path::PathBuf;
 use kvtier_engine::place::slot_bytes;
 
 use self::cost::{Cost, Ledger};
-use self::fio::Fio;
+pub(crate) use self::fio::Fio;
 use self::rig::{Rig, Way};
 use crate::contest::{Contest, Standing};
 use crate::report::{self, Facts};

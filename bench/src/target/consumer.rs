@@ -9,6 +9,8 @@ use crate::pattern::{Pattern, Wrong};
 /// How bytes are read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Reading {
+    /// Nothing is read: what handing over costs alone. No result of a run is measured like this.
+    Nothing,
     /// Every byte goes into a CRC-32 that is compared with nothing.
     Sum,
     /// Every byte is compared with the block's pattern.
@@ -34,6 +36,7 @@ pub struct Consumer<'a> {
     read: Vec<u32>,
     crc: u32,
     wrong: Option<Mismatch>,
+    miss: Option<String>,
 }
 
 /// A byte that is not the block's, or a block that did not come as one.
@@ -58,13 +61,14 @@ impl std::error::Error for Mismatch {}
 impl<'a> Consumer<'a> {
     /// A reader of these blocks.
     pub fn new(pattern: &'a Pattern, reading: Reading, expected: &'a [Expected]) -> Self {
-        Self { pattern, reading, expected, read: vec![0; expected.len()], crc: 0, wrong: None }
+        Self { pattern, reading, expected, read: vec![0; expected.len()], crc: 0, wrong: None, miss: None }
     }
 
     /// Reads the next bytes of a block. They come in order; a whole block at once is one call.
     pub fn bytes(&mut self, index: usize, bytes: &[u8]) {
         let Some((block, offset)) = self.place(index, bytes.len()) else { return };
         match self.reading {
+            Reading::Nothing => {}
             Reading::Sum => self.crc ^= crc32fast::hash(bytes),
             Reading::Verify => {
                 if let Err(Wrong { offset: at, found, expected }) = self.pattern.check(block.number, offset, bytes) {
@@ -85,6 +89,16 @@ impl<'a> Consumer<'a> {
             }
         }
         self.crc ^= crc32;
+    }
+
+    /// Why the chain ends before its last block, in the target's words. Saying so is optional.
+    pub fn missed(&mut self, why: impl Into<String>) {
+        self.miss.get_or_insert_with(|| why.into());
+    }
+
+    /// What [`Consumer::missed`] was told.
+    pub fn take_miss(&mut self) -> Option<String> {
+        self.miss.take()
     }
 
     /// How many blocks from the first one on were read completely, or what was wrong.

@@ -21,6 +21,10 @@
 //! What a crash does: a target owns its processes and folders; dropping it ends them. A session that fails ends the run.
 
 pub mod consumer;
+pub mod grpc;
+pub mod local;
+pub mod memory;
+mod node;
 
 use std::path::PathBuf;
 
@@ -84,6 +88,11 @@ pub trait Target: Send + Sync {
     /// Versions, command lines and settings that somebody needs who runs it again: name and value.
     fn facts(&self) -> Vec<(String, String)> {
         Vec::new()
+    }
+
+    /// What it counted since it started (hits and bytes of each tier, say), to be compared before and after a run.
+    fn counters(&self) -> Result<Vec<(String, u64)>, Failure> {
+        Ok(Vec::new())
     }
 
     /// A session for one lane. Called once for each, before the run.
