@@ -24,7 +24,8 @@ use kvtier_engine::place::slot_bytes;
 
 use self::cost::{Cost, Ledger};
 pub(crate) use self::fio::Fio;
-use self::rig::{Rig, Way};
+pub(crate) use self::rig::Rig;
+use self::rig::Way;
 use crate::contest::{Contest, Standing};
 use crate::report::{self, Facts};
 

@@ -30,7 +30,7 @@ use self::lane::{Lane, Requests, Surroundings, payloads};
 use self::replay::Replay;
 use self::source::Source;
 use self::tally::Tally;
-use crate::job::Job;
+use crate::job::{Job, Rw};
 use crate::pattern::Pattern;
 use crate::target::{Failure, Session, Setup, Target};
 
@@ -127,7 +127,7 @@ impl Prepared {
         let replay = job.trace.as_deref().map(|path| Replay::open(path, job)).transpose()?;
         let working_set_bytes = match &replay {
             Some(replay) => (replay.distinct_blocks() as f64 * job.sizes.mean()) as u64,
-            None if job.rw.reads() || job.rw == crate::job::Rw::RandWrite => set_bytes(&chains),
+            None if job.rw.reads() || job.rw == Rw::RandWrite => set_bytes(&chains),
             None => 0,
         };
         Ok(Self { job: job.clone(), chains, replay, working_set_bytes })

@@ -129,7 +129,7 @@ impl Session for GrpcSession {
                     GetAnswer::Block(block) => consumer.bytes(block.index as usize, &block.bytes),
                     // What comes after a hole is read all the same, and not counted.
                     GetAnswer::Miss(missed) => {
-                        consumer.missed(format!("{}: {}", word::miss_reason(missed.miss.reason), missed.miss.detail));
+                        consumer.missed(word::miss_reason(missed.miss.reason));
                     }
                 }
             }

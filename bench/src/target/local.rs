@@ -162,7 +162,7 @@ fn read(acquired: &Acquired, first: usize, consumer: &mut Consumer<'_>) -> Resul
         }
     }
     if let Some(miss) = &acquired.miss {
-        consumer.missed(format!("{}: {}", word::miss_reason(miss.reason), miss.detail));
+        consumer.missed(word::miss_reason(miss.reason));
     }
     match acquired.all_intact() {
         true => Ok(()),

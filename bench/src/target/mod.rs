@@ -22,9 +22,11 @@
 
 pub mod consumer;
 pub mod grpc;
+pub mod known;
 pub mod local;
 pub mod memory;
 mod node;
+pub mod nvme;
 
 use std::path::PathBuf;
 
