@@ -11,6 +11,7 @@
 #![allow(clippy::disallowed_methods, reason = "a bench measures real time and runs real processes")]
 
 pub mod cold;
+pub mod compare;
 pub mod contest;
 pub mod daemon;
 pub mod durable;

@@ -29,6 +29,8 @@ enum Command {
     Cold(kvtier_bench::cold::Options),
     /// What a stream of stores does to gets.
     Mixed(kvtier_bench::mixed::Options),
+    /// Rivals side by side on this machine: Redis, Mooncake, files, fio and memcpy; installs what it needs.
+    Compare(kvtier_bench::compare::Options),
     /// gRPC put and get against a bare tonic stream and Redis, TCP and unix socket.
     Grpc(kvtier_bench::grpc::Options),
     /// Durable puts against the write-back rate of volatile ones.
@@ -73,6 +75,7 @@ fn contest(command: Command) -> Result<(), Box<dyn Error>> {
     match command {
         Command::Cold(options) => kvtier_bench::cold::run(&options),
         Command::Mixed(options) => kvtier_bench::mixed::run(&options),
+        Command::Compare(options) => kvtier_bench::compare::run(&options),
         Command::Grpc(options) => kvtier_bench::grpc::run(&options),
         Command::Durable(options) => kvtier_bench::durable::run(&options),
         Command::Local(options) => kvtier_bench::local::run(&options),

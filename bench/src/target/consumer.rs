@@ -64,6 +64,16 @@ impl<'a> Consumer<'a> {
         Self { pattern, reading, expected, read: vec![0; expected.len()], crc: 0, wrong: None, miss: None }
     }
 
+    /// How bytes are to be read.
+    pub fn reading(&self) -> Reading {
+        self.reading
+    }
+
+    /// How long a block of the chain is; 0 if there is none.
+    pub fn length(&self, index: usize) -> u32 {
+        self.expected.get(index).map_or(0, |block| block.bytes)
+    }
+
     /// Reads the next bytes of a block. They come in order; a whole block at once is one call.
     pub fn bytes(&mut self, index: usize, bytes: &[u8]) {
         let Some((block, offset)) = self.place(index, bytes.len()) else { return };

@@ -21,12 +21,15 @@
 //! What a crash does: a target owns its processes and folders; dropping it ends them. A session that fails ends the run.
 
 pub mod consumer;
+pub mod files;
 pub mod grpc;
 pub mod known;
 pub mod local;
 pub mod memory;
+pub mod mooncake;
 mod node;
 pub mod nvme;
+pub mod redis;
 
 use std::path::PathBuf;
 
@@ -120,6 +123,17 @@ pub trait Target: Send + Sync {
 
 /// One lane's way to a target. Calls block.
 pub trait Session: Send {
+    /// Told before the clock starts what the next puts will carry: a client in another process has it there, as clients in
+    /// this one have it here.
+    fn prepare(&mut self, _blocks: &[Put]) -> Result<(), Failure> {
+        Ok(())
+    }
+
+    /// Removes blocks between two measurements. Default: nothing, for a target that makes room by itself.
+    fn forget(&mut self, _keys: &[Bytes]) -> Result<(), Failure> {
+        Ok(())
+    }
+
     /// Puts blocks of one chain, in order. `parent` is the key of the block before the first; none: the chain begins here.
     /// Every block must be counted in the tally.
     fn put(&mut self, parent: Option<&Bytes>, blocks: &[Put]) -> Result<PutTally, Failure>;
