@@ -267,6 +267,21 @@ mod tests {
     }
 
     #[test]
+    fn the_page_of_jobs_has_every_key_model_and_target() {
+        let page = include_str!("../../docs/benchmarks/jobs.md");
+        for key in KEYS {
+            assert!(page.contains(&format!("| `{}=", key.name)), "{}", key.name);
+            assert!(page.contains(&key.help.replace('|', "\\|")), "the meaning of {} has changed", key.name);
+        }
+        for model in MODELS {
+            assert!(page.contains(&format!("| {} | {} |", model.name, model.layers)), "{}", model.name);
+        }
+        for known in KNOWN {
+            assert!(page.contains(&format!("| `{}` | {} |", known.name, known.help)), "{}", known.name);
+        }
+    }
+
+    #[test]
     fn a_target_that_is_not_there_is_a_problem_before_anything_runs() {
         let problems = options(&["--target=archive"]).jobs().expect_err("no such target");
         assert!(problems.to_string().contains("not built yet"), "{problems}");

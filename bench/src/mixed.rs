@@ -159,8 +159,8 @@ impl Rig<'_> {
             (0..self.options.writers).map(|lane| self.target.session(lane)).collect::<Result<Vec<_>, _>>()?;
         let started = Instant::now();
         let next = &self.next;
+        let payload = &Bytes::from(self.pattern.make(u64::MAX, BLOCK_BYTES as usize));
         let histogram = std::thread::scope(|scope| {
-            let payload = &Bytes::from(self.pattern.make(u64::MAX, BLOCK_BYTES as usize));
             let work = sessions.iter_mut().filter(|_| writers != Writers::None).map(|session| {
                 scope.spawn(move || {
                     while !stop.load(Ordering::Relaxed) {

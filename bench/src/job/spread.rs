@@ -31,7 +31,7 @@ impl Dice {
 
     /// A whole number below `end`, which is not 0.
     pub fn below(&mut self, end: u64) -> u64 {
-        (u128::from(self.roll()) * u128::from(end) >> 64) as u64
+        ((u128::from(self.roll()) * u128::from(end)) >> 64) as u64
     }
 }
 

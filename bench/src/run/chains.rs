@@ -8,7 +8,6 @@
 use bytes::Bytes;
 
 use crate::job::Job;
-use crate::job::keys;
 use crate::job::spread::{ChainLengths, Sizes};
 use crate::pattern::{key, mix};
 use crate::target::consumer::Expected;
@@ -37,14 +36,8 @@ impl Chains {
     /// Those of the job at this place of its run.
     pub fn of(job: &Job, place: usize) -> Self {
         let bytes = (job.chain.mean() * job.sizes.mean()).max(1.0);
-        let shape = format!(
-            "{} {} {} {} {}",
-            job.sizes.show(),
-            job.chain.show(),
-            job.prefixes,
-            job.prefix_blocks,
-            keys::settings(job).len()
-        );
+        let (sizes, chain) = (job.sizes.show(), job.chain.show());
+        let shape = format!("{sizes} {chain} {} {}", job.prefixes, job.prefix_blocks);
         Self {
             job: place as u64,
             space: mix(job.randseed ^ u64::from(crc32fast::hash(shape.as_bytes()))),
@@ -70,7 +63,7 @@ impl Chains {
 
     /// A block with a number of somebody else's: a trace's.
     pub fn numbered(&self, block: u64) -> Expected {
-        let number = self.job << (PLACE_BITS + CHAIN_BITS + 1) | block;
+        let number = (self.job << (PLACE_BITS + CHAIN_BITS + 1)) | block;
         Expected { number, bytes: self.sizes.of_block(number) }
     }
 
@@ -81,8 +74,8 @@ impl Chains {
 
     fn block(&self, chain: u64, place: u32, shared: bool) -> Expected {
         let family = if shared { mix(chain) % self.prefixes } else { chain };
-        let above = self.job << 1 | u64::from(shared);
-        let number = (above << CHAIN_BITS | family) << PLACE_BITS | u64::from(place);
+        let above = (self.job << 1) | u64::from(shared);
+        let number = (((above << CHAIN_BITS) | family) << PLACE_BITS) | u64::from(place);
         Expected { number, bytes: self.sizes.of_block(number) }
     }
 }

@@ -83,7 +83,7 @@ impl<'a> Lane<'a> {
         let keys: Vec<Bytes> = ticket.blocks.iter().map(|block| self.around.chains.key(block)).collect();
         match ticket.deed {
             Deed::Put => {
-                let puts = self.payloads(&keys, &ticket.blocks);
+                let puts = self.payloads(&keys, &ticket.blocks)?;
                 let due = self.wait(ticket.due);
                 self.put(None, puts, due)
             }
@@ -126,7 +126,7 @@ impl<'a> Lane<'a> {
         if got == keys.len() {
             return Ok(());
         }
-        let puts = self.payloads(&keys[got..], &blocks[got..]);
+        let puts = self.payloads(&keys[got..], &blocks[got..])?;
         let now = self.around.clock.now();
         let parent = got.checked_sub(1).map(|last| keys[last].clone());
         self.put(parent.as_ref(), puts, Times { due: now, begun: now, done: now })
@@ -199,8 +199,11 @@ impl<'a> Lane<'a> {
         Times { due: due.unwrap_or(begun), begun, done: begun }
     }
 
-    fn payloads(&mut self, keys: &[Bytes], blocks: &[Expected]) -> Vec<Put> {
-        payloads(self.around.pattern, &mut self.spare, keys, blocks)
+    /// Makes what will be put, and lets the session have it where it needs it.
+    fn payloads(&mut self, keys: &[Bytes], blocks: &[Expected]) -> Result<Vec<Put>, Failure> {
+        let puts = payloads(self.around.pattern, &mut self.spare, keys, blocks);
+        self.session.prepare(&puts)?;
+        Ok(puts)
     }
 }
 

@@ -145,6 +145,7 @@ fn lay_down(target: &dyn Target, pattern: &Pattern, prepared: &Prepared) -> Resu
         let blocks = prepared.chains.blocks(chain);
         let keys: Vec<_> = blocks.iter().map(|block| prepared.chains.key(block)).collect();
         let puts = payloads(pattern, &mut spare, &keys, &blocks);
+        session.prepare(&puts)?;
         let mut tries = 0;
         while session.put(None, &puts)?.declined > 0 {
             tries += 1;

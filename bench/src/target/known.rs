@@ -1,11 +1,19 @@
 //! The targets that can be named in a job.
 
+use std::path::Path;
+
+use super::files::Files;
 use super::grpc::{Grpc, Over};
 use super::local::Local;
 use super::memory::Memory;
+use super::mooncake::Mooncake;
 use super::nvme::Nvme;
+use super::redis::{Door, Redis};
 use super::{Failure, Setup, Target};
 use crate::job::keys::nearest;
+
+/// Where `kvtier-bench compare` installs it, below the working directory.
+const MOONCAKE: &str = ".kvtier/bench/mooncake";
 
 type Open = fn(&Setup) -> Result<Box<dyn Target>, Failure>;
 
@@ -45,6 +53,31 @@ pub const KNOWN: &[Known] = &[
         name: "grpc-uds",
         help: "kvtierd over gRPC on its unix socket",
         open: |setup| Ok(Box::new(Grpc::open(setup, Over::Unix)?)),
+    },
+    Known {
+        name: "redis",
+        help: "Redis over TCP, a connection for each lane; redis-uds: over its unix socket",
+        open: |setup| Ok(Box::new(Redis::open(setup, Door::Tcp)?)),
+    },
+    Known {
+        name: "redis-uds",
+        help: "Redis over a unix socket",
+        open: |setup| Ok(Box::new(Redis::open(setup, Door::Unix)?)),
+    },
+    Known {
+        name: "mooncake",
+        help: "Mooncake store over TCP; needs the environment `kvtier-bench compare` installs",
+        open: |setup| Ok(Box::new(Mooncake::open(setup, Path::new(MOONCAKE), false)?)),
+    },
+    Known {
+        name: "files",
+        help: "a directory with one file per block, through the page cache",
+        open: |setup| Ok(Box::new(Files::open(setup, false)?)),
+    },
+    Known {
+        name: "files-direct",
+        help: "the same with O_DIRECT",
+        open: |setup| Ok(Box::new(Files::open(setup, true)?)),
     },
     Known {
         name: "memory",

@@ -17,9 +17,6 @@ use crate::place::{Slot, TierKind};
 use crate::port::tier::Expect;
 use crate::port::{Load, LoadOutcome};
 
-/// Bytes of one flight; one block is always one.
-const FLIGHT_BYTES_MAX: u64 = 8 << 20;
-
 /// How a flight ended, for those who wait: the block is in host memory, or why not.
 type Landing = Result<(), Miss>;
 type LoadWaiter = oneshot::Receiver<Landing>;
@@ -105,22 +102,13 @@ impl Shared {
         }
     }
 
-    /// Starts loads, a task for each [`FLIGHT_BYTES_MAX`] of them: the first blocks of a chain land, and can be read, while
-    /// the last are still on their way.
+    /// Starts the loads of one batch as one task.
     pub(crate) fn start_flight(self: &Arc<Self>, legs: Vec<Leg>) {
-        let mut legs = legs.into_iter().peekable();
-        while legs.peek().is_some() {
-            let mut bytes = 0;
-            let mut flight = Vec::new();
-            while let Some(leg) = legs.next_if(|leg| {
-                bytes += u64::from(leg.expect.length);
-                flight.is_empty() || bytes <= FLIGHT_BYTES_MAX
-            }) {
-                flight.push(leg);
-            }
-            let shared = Arc::clone(self);
-            self.ports.spawn.spawn("load", Box::pin(async move { shared.fly(flight).await }));
+        if legs.is_empty() {
+            return;
         }
+        let shared = Arc::clone(self);
+        self.ports.spawn.spawn("load", Box::pin(async move { shared.fly(legs).await }));
     }
 
     async fn fly(self: Arc<Self>, legs: Vec<Leg>) {
