@@ -23,7 +23,7 @@ fn words(output: &Output) -> String {
 }
 
 const JOB: &str = "[global]\ndirectory=.\nhost_bytes=64m\nsize=96m\nbs=256k\nchain=2-8\nprefixes=2\nprefix_blocks=1\nruntime=2s\n\
-    ramp_time=200ms\ntime_based\nverify\nrandom_distribution=zipf:0.9\n[get]\nrw=randread\niodepth=2\nlookupmix=20\n\
+    ramp_time=200ms\ntime_based\nverify\nsync\nrandom_distribution=zipf:0.9\n[get]\nrw=randread\ncold\niodepth=2\nlookupmix=20\n\
     [put]\nrw=write\nrate_iops=20\nrate_process=poisson\n";
 
 #[test]

@@ -56,7 +56,7 @@ pub const KNOWN: &[Known] = &[
     },
     Known {
         name: "redis",
-        help: "Redis over TCP, a connection for each lane; redis-uds: over its unix socket",
+        help: "Redis over TCP, a connection for each lane",
         open: |setup| Ok(Box::new(Redis::open(setup, Door::Tcp)?)),
     },
     Known {
