@@ -26,10 +26,13 @@ test: setup ## Build and run every test
 lint: setup ## Check formatting and lints
 	@make/lint.sh
 
-bench: setup ## Run every benchmark, into .kvtier/bench (ten minutes; wants a quiet machine)
+bench: setup ## Run every benchmark, into .kvtier/bench (wants a quiet machine; says how long each took)
 	@make/beat.sh "build" cargo build --release --workspace --locked --bins
 	mkdir -p .kvtier/bench
-	for part in grpc durable nvme recovery local; do target/release/kvtier-bench $$part --out .kvtier/bench/$$part.md; done
+	target/release/kvtier-bench --output .kvtier/bench/canonical.md --html .kvtier/bench/canonical.html
+	for part in grpc durable nvme recovery local cold mixed; do \
+		begun=$$SECONDS; target/release/kvtier-bench $$part --out .kvtier/bench/$$part.md; echo "$$part took $$((SECONDS - begun)) s"; \
+	done
 
 docs: ## Write the generated documents anew
 	@make/beat.sh "build" cargo build --release --workspace --locked --bins

@@ -29,6 +29,8 @@ pub struct Standing {
     pub unit: &'static str,
     /// One per contestant.
     pub rows: Vec<Row>,
+    /// Rounds behind every median. Private, so that a standing is made here only: by turns.
+    rounds: usize,
 }
 
 /// One contestant's figures.
@@ -76,7 +78,7 @@ impl<'a> Contest<'a> {
         }
         let names = self.entries.into_iter().map(|(name, _)| name);
         let rows = names.zip(values).map(|(name, values)| Row::of(name, values)).collect();
-        Ok(Standing { title: self.title, unit: self.unit, rows })
+        Ok(Standing { title: self.title, unit: self.unit, rows, rounds })
     }
 }
 
@@ -98,7 +100,21 @@ impl Row {
 impl Standing {
     /// What it cost, measured in the same rounds as a contest: rows of figures of which less is better.
     pub fn of_costs(title: impl Into<String>, unit: &'static str, rows: Vec<Row>) -> Self {
-        Self { title: title.into(), unit, rows }
+        let rounds = rows.iter().map(|row| row.values.len()).min().unwrap_or(0);
+        Self { title: title.into(), unit, rows, rounds }
+    }
+
+    /// Whether this may be printed: every median has enough rounds, and all have as many as the others, as turns make it.
+    pub fn check(&self) -> Result<(), String> {
+        let even = self.rows.iter().all(|row| row.values.len() == self.rounds);
+        match even && self.rounds >= ROUNDS_MIN {
+            true => Ok(()),
+            false => Err(format!(
+                "{}: not printed, because it was not measured in turns: a comparison has the same {ROUNDS_MIN} or more rounds \
+                 of everybody",
+                self.title
+            )),
+        }
     }
 
     /// Median of the first contestant over the median of the named one.
@@ -153,6 +169,15 @@ mod tests {
     fn fewer_than_five_rounds_are_refused() {
         let refused = Contest::new("x", "GB/s").entry("a", || Ok(1.0)).run(4);
         assert!(refused.expect_err("4 rounds").to_string().contains("at least 5"));
+    }
+
+    #[test]
+    fn what_was_not_measured_in_turns_is_not_printed() {
+        let row = |name: &str, rounds: usize| Row::of(name.into(), vec![1.0; rounds]);
+        let check = |rows| Standing::of_costs("x", "ms", rows).check();
+        assert!(check(vec![row("a", 1), row("b", 1)]).expect_err("single runs").contains("measured in turns"));
+        assert!(check(vec![row("a", 5), row("b", 6)]).is_err());
+        assert_eq!(check(vec![row("a", 5), row("b", 5)]), Ok(()));
     }
 
     #[test]

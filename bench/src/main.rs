@@ -1,9 +1,10 @@
-//! `kvtier-bench`: figures as ratios against a named rival or a physical limit, both run in turns in one command.
+//! `kvtier-bench`: runs of jobs in fio's format, and figures as ratios against a named rival or a physical limit.
 
 #![forbid(unsafe_code)]
 
 use std::error::Error;
 use std::path::PathBuf;
+use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
@@ -11,15 +12,25 @@ use clap::{Parser, Subcommand};
 #[command(
     name = "kvtier-bench",
     version,
-    about = "Compares kvtier with rivals and limits, interleaved, medians of at least 5"
+    about = "Measures kvtier: without arguments the canonical workload, with a job file or flags another one, with a \
+             subcommand a comparison, interleaved, medians of at least 5",
+    args_conflicts_with_subcommands = true
 )]
 struct Arguments {
+    #[command(flatten)]
+    run: kvtier_bench::launch::Options,
     #[command(subcommand)]
-    command: Command,
+    command: Option<Command>,
 }
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Cold chains from NVMe against fio.
+    Cold(kvtier_bench::cold::Options),
+    /// What a stream of stores does to gets.
+    Mixed(kvtier_bench::mixed::Options),
+    /// Rivals side by side on this machine: Redis, Mooncake, files, fio and memcpy; installs what it needs.
+    Compare(kvtier_bench::compare::Options),
     /// gRPC put and get against a bare tonic stream and Redis, TCP and unix socket.
     Grpc(kvtier_bench::grpc::Options),
     /// Durable puts against the write-back rate of volatile ones.
@@ -48,8 +59,23 @@ enum Command {
     },
 }
 
-fn main() -> Result<(), Box<dyn Error>> {
-    match Arguments::parse().command {
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let Some(command) = arguments.command else { return kvtier_bench::launch::run(&arguments.run) };
+    match contest(command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(why) => {
+            eprintln!("kvtier-bench: {why}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn contest(command: Command) -> Result<(), Box<dyn Error>> {
+    match command {
+        Command::Cold(options) => kvtier_bench::cold::run(&options),
+        Command::Mixed(options) => kvtier_bench::mixed::run(&options),
+        Command::Compare(options) => kvtier_bench::compare::run(&options),
         Command::Grpc(options) => kvtier_bench::grpc::run(&options),
         Command::Durable(options) => kvtier_bench::durable::run(&options),
         Command::Local(options) => kvtier_bench::local::run(&options),

@@ -47,7 +47,7 @@ impl Facts {
     }
 }
 
-/// Prints the table, and writes it with the facts to `out` (Markdown) and beside it (JSON).
+/// Prints the table if everything in it was measured in turns, and writes it with the facts to `out` (Markdown) and beside it (JSON).
 pub fn publish(
     title: &str,
     notes: &str,
@@ -55,6 +55,7 @@ pub fn publish(
     standings: &[Standing],
     out: Option<&Path>,
 ) -> Result<(), Box<dyn Error>> {
+    standings.iter().try_for_each(Standing::check)?;
     let mut text = format!("# {title}\n\n{notes}\n\n");
     text += &format!(
         "Machine: {}, {} GiB, Linux {}. Date: {}. Command: `{}`. Medians of {} interleaved rounds.\n\n",

@@ -7,6 +7,7 @@ mod durable;
 mod events;
 mod health;
 mod leases;
+mod measuring;
 mod process;
 mod put_get;
 mod scrubbing;

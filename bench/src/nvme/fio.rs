@@ -59,7 +59,10 @@ impl Fio {
         bytes: u64,
         in_flight: usize,
     ) -> Result<Cost, Failure> {
+        // It leaves the state of a verification in the folder it runs in.
+        let folder = self.path.parent().ok_or("fio's file lies in no folder")?;
         let output = Command::new("fio")
+            .current_dir(folder)
             .args(["--name=cell", "--ioengine=io_uring", "--direct=1", "--fixedbufs", "--registerfiles"])
             .args(["--scramble_buffers=0", "--clocksource=clock_gettime", "--output-format=json"])
             .args(self.verifies.then_some(["--verify=crc32c", "--verify_fatal=1"]).into_iter().flatten())

@@ -23,8 +23,9 @@ use std::path::PathBuf;
 use kvtier_engine::place::slot_bytes;
 
 use self::cost::{Cost, Ledger};
-use self::fio::Fio;
-use self::rig::{Rig, Way};
+pub(crate) use self::fio::Fio;
+pub(crate) use self::rig::Rig;
+use self::rig::Way;
 use crate::contest::{Contest, Standing};
 use crate::report::{self, Facts};
 

@@ -85,19 +85,10 @@ impl Rig {
 
     /// Blocks of `length` bytes that fill the file.
     pub(crate) fn bench(&self, length: u32, in_flight: usize, batch: usize) -> Result<Bench, Failure> {
-        let geometry = self.tier.geometry()[0];
         let bytes = slot_bytes(length);
-        let in_extent = |extent: u64| {
-            let first = FIRST_EXTENT_OFFSET + extent * geometry.extent_bytes;
-            let count = geometry.extent_bytes / u64::from(bytes);
-            (0..count).map(move |at| Slot { device: 0, offset: first + at * u64::from(bytes), bytes })
-        };
-        let extent_count = (geometry.bytes - FIRST_EXTENT_OFFSET) / geometry.extent_bytes;
-        let places: Vec<Slot> = (0..extent_count).flat_map(in_extent).collect();
+        let places = self.places(bytes);
         if places.is_empty() {
-            return Err(
-                format!("a block of {length} bytes fits no extent of a file of {} bytes", geometry.bytes).into()
-            );
+            return Err(format!("a block of {length} bytes fits no extent of the file").into());
         }
         let payload: Vec<u8> = (0..length).map(|at| (at.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
         let slots = (0..in_flight as u64).map(|at| Slot { device: 0, offset: at * u64::from(bytes), bytes });
@@ -119,6 +110,28 @@ impl Rig {
             groups: slots.chunks(batch).map(<[Slot]>::to_vec).collect(),
             header,
         })
+    }
+
+    /// Slots of this size that fill the file, in order.
+    pub(crate) fn places(&self, bytes: u32) -> Vec<Slot> {
+        let geometry = self.tier.geometry()[0];
+        let in_extent = |extent: u64| {
+            let first = FIRST_EXTENT_OFFSET + extent * geometry.extent_bytes;
+            let count = geometry.extent_bytes / u64::from(bytes);
+            (0..count).map(move |at| Slot { device: 0, offset: first + at * u64::from(bytes), bytes })
+        };
+        let extent_count = (geometry.bytes - FIRST_EXTENT_OFFSET) / geometry.extent_bytes;
+        (0..extent_count).flat_map(in_extent).collect()
+    }
+
+    /// The memory blocks pass through.
+    pub(crate) fn memory(&self) -> &Arena {
+        &self.memory
+    }
+
+    /// The tier.
+    pub(crate) fn tier(&self) -> &NvmeTier {
+        &self.tier
     }
 
     /// How the arena was made.

@@ -5,7 +5,8 @@
 //! - **No starvation.** While a lower queue waits, every byte served above it earns it credit: a sixteenth for stores,
 //!   a sixty-fourth for idle work. When the credit covers its first transfer, that one goes next.
 //! - **No flood.** A load must not find the device busy with a mountain of stores: a part of the depth is kept for
-//!   loads, and stores at the device are capped in bytes.
+//!   loads, and stores at the device are capped in bytes. While a load waits or flies, only one store flies beside it:
+//!   the device divides its time among what it has, so more would be served at the load's expense.
 
 use std::collections::VecDeque;
 
@@ -104,6 +105,10 @@ impl Backlog {
         let Some(head) = queue.front() else { return false };
         if class == Priority::Load as usize || *flying_count == 0 {
             return true;
+        }
+        let loads = &self.classes[Priority::Load as usize];
+        if loads.flying_count > 0 || !loads.queue.is_empty() {
+            return false;
         }
         let eighth = (self.limits.depth / 8).max(1);
         let count_max = if class == Priority::Store as usize { self.limits.depth - eighth } else { eighth };

@@ -42,7 +42,8 @@ pub struct DiskSettings {
     /// Longest single transfer in bytes, 4 KiB to 64 MiB, a multiple of 4 KiB. Longer operations are cut, neighbours are
     /// joined up to this. The default takes a block of 4 MiB with its header page in one.
     pub transfer_bytes_max: u32,
-    /// Stores at the device at once in bytes, at least 4 KiB: what a load may find before it.
+    /// Stores at the device at once in bytes, at least 4 KiB: what a load may find before it. The default keeps the drives
+    /// measured so far busy, and is 2 to 7 ms of their time.
     pub store_bytes_in_flight_max: u64,
     /// Threads of the pool driver, 1 to 256.
     pub pool_thread_count: u32,
@@ -61,7 +62,7 @@ impl DiskSettings {
             depth: 64,
             queue_count_max: 16_384,
             transfer_bytes_max: (4 << 20) + ALIGNMENT_BYTES as u32,
-            store_bytes_in_flight_max: 64 << 20,
+            store_bytes_in_flight_max: 16 << 20,
             pool_thread_count: 16,
             arena_chunk_bytes: 64 << 20,
         }

@@ -109,6 +109,17 @@ fn stores_leave_room_for_a_load() {
 }
 
 #[test]
+fn beside_a_load_only_one_store_flies() {
+    let mut backlog = backlog(16, u64::MAX);
+    (0..4).for_each(|_| backlog.push(transfer(Priority::Store, 1, 0)));
+    backlog.push(transfer(Priority::Load, 1, 0));
+    let flying: Vec<Priority> = std::iter::from_fn(|| backlog.next()).map(|transfer| transfer.priority).collect();
+    assert_eq!(flying, [Priority::Load, Priority::Store]);
+    backlog.landed(Priority::Load, 4096);
+    assert_eq!(std::iter::from_fn(|| backlog.next()).count(), 3, "the load is done: the others may fly");
+}
+
+#[test]
 fn stores_at_the_device_are_capped_in_bytes_but_never_to_nothing() {
     let mut backlog = backlog(64, 3 * 4096);
     (0..5).for_each(|_| backlog.push(transfer(Priority::Store, 1, 0)));

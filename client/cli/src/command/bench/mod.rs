@@ -1,4 +1,5 @@
-//! `kvtier bench`: load the node and measure it, every block verified.
+//! `kvtier bench`: load the node and measure it, every block verified. A quick look; figures to quote come from
+//! `kvtier-bench` (docs/benchmarks/jobs.md, METHOD.md).
 //!
 //! Three phases, one after another: put every chain, get every chain, look every chain up. A chain is one call, so the
 //! latencies are those of calls. The blocks go to a space of their own, which is dropped at the end.
