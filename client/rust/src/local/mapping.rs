@@ -6,6 +6,7 @@
 //! enum is ever read from them, and [`super::Acquired::is_intact`] tells.
 #![allow(unsafe_code)]
 
+use std::ffi::c_void;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::ptr::{self, NonNull};
@@ -14,12 +15,21 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use rustix::mm::{Advice, MapFlags, ProtFlags};
 
+/// Where the kernel can map a huge page of the file as one: addresses and offsets agree below this.
+const HUGE_PAGE_BYTES: usize = 2 << 20;
+
 /// A shared mapping of a whole file of the daemon.
+///
+/// It begins at a multiple of 2 MiB. The daemon makes huge pages of its memory, and only a mapping that lies like the file
+/// gets them as such: one fault and one entry of the page tables for 2 MiB instead of 512.
 #[derive(Debug)]
 pub(super) struct Mapping {
     start: NonNull<u8>,
     bytes: usize,
     writable: bool,
+    /// Addresses taken, the mapping among them.
+    reserved: NonNull<c_void>,
+    reserved_bytes: usize,
 }
 
 // SAFETY: the mapping is plain memory of the process, bound to no thread.
@@ -36,10 +46,24 @@ impl Mapping {
             return Err(io::Error::other(format!("the daemon announced more than the {found} bytes it shares")));
         };
         let access = if writable { ProtFlags::READ | ProtFlags::WRITE } else { ProtFlags::READ };
+        let alignment = if bytes >= HUGE_PAGE_BYTES { HUGE_PAGE_BYTES } else { 1 };
+        let reserved_bytes = bytes.checked_add(alignment).ok_or(io::ErrorKind::InvalidInput)?;
+        let nothing = ProtFlags::empty();
         // SAFETY: a fresh mapping at an address of the kernel's choice replaces nothing.
-        let start = unsafe { rustix::mm::mmap(ptr::null_mut(), bytes, access, MapFlags::SHARED, file, 0) }?;
-        let start = NonNull::new(start.cast::<u8>()).ok_or_else(|| io::Error::other("mapped at address zero"))?;
-        let mapping = Self { start, bytes, writable };
+        let reserved =
+            unsafe { rustix::mm::mmap_anonymous(ptr::null_mut(), reserved_bytes, nothing, MapFlags::PRIVATE) };
+        let reserved = reserved?;
+        let skip = reserved.expose_provenance().next_multiple_of(alignment) - reserved.addr();
+        // SAFETY: `skip` is less than the alignment by which the reservation is larger than the mapping.
+        let place = unsafe { reserved.byte_add(skip) };
+        // If this fails the reservation is left alone: the kernel may have made a hole of it already.
+        let flags = MapFlags::SHARED | MapFlags::FIXED;
+        // SAFETY: it replaces a part of the reservation just made, which nobody else knows.
+        let start = unsafe { rustix::mm::mmap(place, bytes, access, flags, file, 0) }?;
+        let at_zero = || io::Error::other("mapped at address zero");
+        let start = NonNull::new(start.cast::<u8>()).ok_or_else(at_zero)?;
+        let reserved = NonNull::new(reserved).ok_or_else(at_zero)?;
+        let mapping = Self { start, bytes, writable, reserved, reserved_bytes };
         if writable {
             // A forked child could write slots after the daemon has seen this process end.
             // SAFETY: the advice changes no byte, and the range is exactly this mapping.
@@ -81,7 +105,7 @@ impl Mapping {
 impl Drop for Mapping {
     fn drop(&mut self) {
         // SAFETY: every slice borrows this value, and regions hold a reference to it, so none is left.
-        let unmapped = unsafe { rustix::mm::munmap(self.start.as_ptr().cast(), self.bytes) };
+        let unmapped = unsafe { rustix::mm::munmap(self.reserved.as_ptr(), self.reserved_bytes) };
         debug_assert!(unmapped.is_ok(), "munmap of our own mapping: {unmapped:?}");
     }
 }
