@@ -5,7 +5,7 @@ use std::sync::mpsc::sync_channel;
 use std::time::Instant;
 
 use kvtier_client::LocalClient;
-use kvtier_client::local::{Commitment, ReserveChain, Slot};
+use kvtier_client::local::{Commitment, Committed, Committing, ReserveChain, Slot};
 
 use super::{BLOCK_BYTES, Failure, Node, commit, keys, put};
 use crate::contest::{Contest, Standing};
@@ -44,6 +44,12 @@ pub(super) fn contest(node: &Node, rounds: usize) -> Result<Standing, Failure> {
         overlap(&client, node, &batches, &source)?;
         Ok(rate(started))
     };
+    let ahead = || {
+        let batches = fresh();
+        let started = Instant::now();
+        one_ahead(&client, node, &batches, &source)?;
+        Ok(rate(started))
+    };
     let plain = || {
         let started = Instant::now();
         let mut crc = 0_u32;
@@ -58,8 +64,39 @@ pub(super) fn contest(node: &Node, rounds: usize) -> Result<Standing, Failure> {
     Contest::new("write 1 MiB blocks", "GB/s")
         .entry("kvtier, in place", in_turn)
         .entry("memcpy + crc, one process", plain)
-        .entry("kvtier, overlapped", overlapped)
+        .entry("kvtier, one commit ahead", ahead)
+        .entry("kvtier, two threads", overlapped)
         .run(rounds)
+}
+
+/// Writes a batch while the daemon sums the one before it, on one thread.
+fn one_ahead(client: &LocalClient, node: &Node, batches: &[Vec<bytes::Bytes>], source: &[u8]) -> Result<(), Failure> {
+    let mut before: Option<Committing> = None;
+    for batch in batches {
+        let written = write(client, node, batch, source)?;
+        let now = client.begin_commit(written)?;
+        check(before.replace(now))?;
+    }
+    check(before)
+}
+
+fn check(committing: Option<Committing>) -> Result<(), Failure> {
+    let Some(committing) = committing else { return Ok(()) };
+    match committing.wait()?.into_iter().find(|committed| !matches!(committed, Committed::Stored { .. })) {
+        None => Ok(()),
+        Some(other) => Err(format!("a block was not stored: {other:?}").into()),
+    }
+}
+
+fn write(client: &LocalClient, node: &Node, batch: &[bytes::Bytes], source: &[u8]) -> Result<Vec<Commitment>, Failure> {
+    let mut written = Vec::with_capacity(batch.len());
+    for slot in client.reserve(&ReserveChain::new(node.space, batch, BLOCK_BYTES))? {
+        let Slot::Write(mut reservation) = slot else { return Err("no slot was given".into()) };
+        let length = reservation.len();
+        reservation.copy_from_slice(&source[..length]);
+        written.push(reservation.into());
+    }
+    Ok(written)
 }
 
 /// Writes on this thread and commits on another.
@@ -70,13 +107,7 @@ fn overlap(client: &LocalClient, node: &Node, batches: &[Vec<bytes::Bytes>], sou
             take.iter().try_for_each(|written| commit(client, written).map_err(|error| error.to_string()))
         });
         for batch in batches {
-            let mut written = Vec::with_capacity(batch.len());
-            for slot in client.reserve(&ReserveChain::new(node.space, batch, BLOCK_BYTES))? {
-                let Slot::Write(mut reservation) = slot else { return Err("no slot was given".into()) };
-                let length = reservation.len();
-                reservation.copy_from_slice(&source[..length]);
-                written.push(reservation.into());
-            }
+            let written = write(client, node, batch, source)?;
             give.send(written)?;
         }
         drop(give);

@@ -5,7 +5,7 @@
 //! two cores the reader takes the time of those who verify the next piece. Every session is a client of its own.
 
 use bytes::Bytes;
-use kvtier_client::local::{AcquireChain, Committed, Lengths, ReserveChain, Slot};
+use kvtier_client::local::{AcquireChain, Committed, Committing, Lengths, ReserveChain, Slot};
 use kvtier_client::{DeclineReason, Durability, LocalClient, LocalOptions, SpaceDigest, word};
 
 use super::node::{Node, TENANT};
@@ -13,6 +13,8 @@ use super::{Consumer, Failure, Put, PutTally, Session, Setup, Target};
 
 /// Bytes reserved at a time: enough to hide the round trip, and a chain may be larger than a client may hold.
 const BATCH_BYTES_MAX: usize = 16 << 20;
+/// Bytes committed at a time: few enough that they are still in a cache when the daemon sums them.
+const COMMIT_BYTES: usize = 2 << 20;
 
 /// The local path of one daemon.
 pub struct Local {
@@ -88,7 +90,7 @@ impl LocalSession {
             durability: self.durability,
             ..ReserveChain::new(self.space, &keys, 0)
         };
-        let mut written = Vec::with_capacity(blocks.len());
+        let (mut written, mut bytes, mut under_way) = (Vec::new(), 0, Vec::new());
         for (slot, block) in self.client.reserve(&wanted)?.into_iter().zip(blocks) {
             match slot {
                 Slot::Write(mut reservation) => {
@@ -100,8 +102,16 @@ impl LocalSession {
                 Slot::Declined { .. } => tally.declined += 1,
                 Slot::Rejected(why) => return Err(format!("a block was rejected: {why}").into()),
             }
+            bytes += block.bytes.len();
+            if bytes >= COMMIT_BYTES {
+                // The daemon sums these while the next ones are written.
+                under_way.push(self.client.begin_commit(std::mem::take(&mut written))?);
+                bytes = 0;
+            }
         }
-        for committed in self.client.commit(written)? {
+        under_way.push(self.client.begin_commit(written)?);
+        let committed = under_way.into_iter().map(Committing::wait).collect::<Result<Vec<_>, _>>()?;
+        for committed in committed.into_iter().flatten() {
             match committed {
                 Committed::Stored { .. } | Committed::PartAccepted => tally.stored += 1,
                 Committed::Duplicate => tally.duplicate += 1,

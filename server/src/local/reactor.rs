@@ -274,7 +274,13 @@ impl Reactor {
             Err(status) => return connection.send(&failure(method, tag, &status)),
         };
         match answering.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
-            Poll::Ready(_) if tag == 0 => Ok(()),
+            Poll::Ready(_) if tag == 0 => {
+                // Who lets go is likely to ask again: the look lasts from here, unless looking was in vain.
+                if self.rest == 0 {
+                    self.spin();
+                }
+                Ok(())
+            }
             Poll::Ready(frame) => {
                 let sent = connection.send(&frame);
                 self.spin();

@@ -50,6 +50,48 @@ struct Line {
     attachment: Arc<Attachment>,
 }
 
+/// A request that was sent.
+#[derive(Debug)]
+struct Asked {
+    line: Line,
+    call: Call,
+    tag: u16,
+    deadline: Instant,
+    timeout: Duration,
+}
+
+/// A commit the daemon works on. Dropping it waits for its end too, and forgets how it ended.
+#[derive(Debug)]
+pub struct Committing {
+    shared: Arc<Shared>,
+    /// Nobody writes them any more; given up if the connection breaks.
+    written: Vec<Commitment>,
+    /// None: nothing was to be asked, or the answer was taken.
+    asked: Option<Asked>,
+}
+
+impl Committing {
+    /// How it ended, one answer per reservation.
+    pub fn wait(mut self) -> Result<Vec<Committed>, ClientError> {
+        self.end()
+    }
+
+    fn end(&mut self) -> Result<Vec<Committed>, ClientError> {
+        let Some(asked) = self.asked.take() else { return Ok(Vec::new()) };
+        let message = self.shared.finish(&asked)?;
+        let count = self.written.len();
+        self.written.drain(..).for_each(Commitment::spent);
+        slots::read_committed(decoded(COMMIT, &message)?, count)
+    }
+}
+
+impl Drop for Committing {
+    fn drop(&mut self) {
+        // Its tag must not be given to another request while an answer may come.
+        self.end().ok();
+    }
+}
+
 /// What the daemon is told without waiting for an answer.
 #[derive(Debug)]
 enum Note {
@@ -93,22 +135,28 @@ impl LocalClient {
         &self,
         written: impl IntoIterator<Item = impl Into<Commitment>>,
     ) -> Result<Vec<Committed>, ClientError> {
+        self.begin_commit(written)?.wait()
+    }
+
+    /// The same without waiting: the daemon checksums these slots while the caller writes the next ones.
+    pub fn begin_commit(
+        &self,
+        written: impl IntoIterator<Item = impl Into<Commitment>>,
+    ) -> Result<Committing, ClientError> {
         let written: Vec<Commitment> = written.into_iter().map(Into::into).collect();
-        if written.is_empty() {
-            return Ok(Vec::new());
-        }
         let line = self.shared.line()?;
         if written.iter().any(|commitment| commitment.ticket().attachment.name != line.attachment.name) {
             // The daemon has given them up with their connection.
             return Err(self.shared.unavailable("the reservations were lost with their connection".to_owned()));
         }
+        if written.is_empty() {
+            return Ok(Committing { shared: Arc::clone(&self.shared), written, asked: None });
+        }
         let reservations = written.iter().map(|commitment| commitment.ticket().number).collect();
         let request = wire::CommitRequest { reservations };
         let timeout = self.shared.options.wait_timeout;
-        let message = self.shared.ask_on(&line, COMMIT, Method::Commit, &request, timeout)?;
-        let count = written.len();
-        written.into_iter().for_each(Commitment::spent);
-        slots::read_committed(decoded(COMMIT, &message)?, count)
+        let asked = self.shared.begin(line, COMMIT, Method::Commit, &request, timeout)?;
+        Ok(Committing { shared: Arc::clone(&self.shared), written, asked: Some(asked) })
     }
 
     /// Leases the longest resident prefix of a chain and brings it to host memory. With
@@ -186,15 +234,35 @@ impl Shared {
         request: &impl Message,
         timeout: Duration,
     ) -> Result<Vec<u8>, ClientError> {
+        self.finish(&self.begin(line.clone(), call, method, request, timeout)?)
+    }
+
+    /// Sends a request whose answer will be asked for with [`Shared::finish`], once.
+    fn begin(
+        &self,
+        line: Line,
+        call: Call,
+        method: Method,
+        request: &impl Message,
+        timeout: Duration,
+    ) -> Result<Asked, ClientError> {
         let deadline = now() + timeout;
-        let tag = line.link.begin().map_err(|why| self.lose(line, why))?;
+        let tag = line.link.begin().map_err(|why| self.lose(&line, why))?;
         let mut bytes = self.take_notes(&line.attachment);
         bytes.append(&mut frame(method, Kind::Request, tag, request));
-        let answered = line.link.send(&bytes, deadline).and_then(|()| line.link.wait(tag, deadline));
-        match answered {
+        match line.link.send(&bytes, deadline) {
+            Ok(()) => Ok(Asked { line, call, tag, deadline, timeout }),
+            Err(why) => Err(self.lost_in(&line, call, deadline, timeout, why)),
+        }
+    }
+
+    /// Waits for an answer.
+    fn finish(&self, asked: &Asked) -> Result<Vec<u8>, ClientError> {
+        let Asked { line, call, tag, deadline, timeout } = asked;
+        match line.link.wait(*tag, *deadline) {
             Ok((Kind::Answer, message)) => Ok(message),
-            Ok((_, failure)) => Err(explain(&endpoint(&self.path), call, timeout, &status_of(&failure))),
-            Err(why) => Err(self.lost_in(line, call, deadline, timeout, why)),
+            Ok((_, failure)) => Err(explain(&endpoint(&self.path), *call, *timeout, &status_of(&failure))),
+            Err(why) => Err(self.lost_in(line, *call, *deadline, *timeout, why)),
         }
     }
 

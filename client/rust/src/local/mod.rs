@@ -29,7 +29,7 @@ use crate::ClientError;
 
 pub use acquired::Acquired;
 pub use chain::{AcquireChain, Lengths, ReserveChain};
-pub use client::LocalClient;
+pub use client::{Committing, LocalClient};
 pub use slots::{Commitment, Committed, Existing, Reservation, Slot};
 pub use tokio_client::AsyncLocalClient;
 
