@@ -6,7 +6,7 @@ use kvtier_proto::v1;
 use kvtier_tests::block::keys;
 use kvtier_tests::{Block, World};
 
-use super::{acquire, digest, expect, local_until, reader, store, wait_until_free, writer};
+use super::{acquire, digest, expect, local_until, reader, store, wait_until_free, write, writer};
 
 #[tokio::test]
 async fn what_is_put_in_place_is_got_over_grpc() {
@@ -37,6 +37,26 @@ async fn a_thousand_blocks_take_one_round_trip_each_way() {
     let local = local_until(&mut world, "figures", |_| true).await;
     assert_eq!(local.requests, 3, "reserve, commit, acquire");
     drop(acquired);
+    wait_until_free(&mut world).await;
+}
+
+#[tokio::test]
+async fn the_next_slots_are_written_while_a_commit_goes_on_and_a_dropped_one_ends_too() {
+    let mut world = World::new().await;
+    let chain = Block::chain("ahead", 4, 200_000);
+    let client = writer(&world);
+    let begin = |chain: &[Block]| {
+        let written = write(&client, digest(&world), chain).into_iter().map(|slot| match slot {
+            Slot::Write(reservation) => reservation,
+            other => panic!("no slot was given: {other:?}"),
+        });
+        client.begin_commit(written).expect("a commit is sent")
+    };
+    let (first, second) = (begin(&chain[..2]), begin(&chain[2..]));
+    drop(second);
+    let stored: Vec<_> = chain[..2].iter().map(|block| Committed::Stored { crc: block.crc() }).collect();
+    assert_eq!(first.wait(), Ok(stored));
+    expect(&acquire(&client, digest(&world), &keys(&chain)), &chain);
     wait_until_free(&mut world).await;
 }
 

@@ -52,13 +52,15 @@ impl Redis {
         let (port, socket) = (free_port().map_err(|error| error.to_string())?, setup.folder.join("redis.sock"));
         let mut command = server(setup, port, &socket);
         let words: Vec<String> = command.get_args().map(|word| word.to_string_lossy().into_owned()).collect();
+        // Another run has another folder.
+        let words = words.join(" ").replace(&setup.folder.display().to_string(), "FOLDER");
         let process = Process::start(&mut command, || UnixStream::connect(&socket).is_ok());
         let process = process.map_err(|error| format!("{error}; install the package redis-server"))?;
         let address = match door {
             Door::Tcp => format!("127.0.0.1:{port}"),
             Door::Unix => socket.display().to_string(),
         };
-        Ok(Self { _process: Some(process), door, address, durable: setup.durable, command: words.join(" ") })
+        Ok(Self { _process: Some(process), door, address, durable: setup.durable, command: words })
     }
 }
 

@@ -165,6 +165,17 @@ mod tests {
     }
 
     #[test]
+    fn a_mapping_lies_as_its_file_does_so_that_huge_pages_stay_whole() {
+        for bytes in [2 << 20, 6 << 20] {
+            // Twice, so that the second one does not find a fitting address by chance.
+            let mappings = [(); 2].map(|()| Mapping::of_file(&file(bytes + 4096), bytes, true).expect("mapped"));
+            for mapping in mappings {
+                assert_eq!(mapping.start.addr().get() % HUGE_PAGE_BYTES, 0);
+            }
+        }
+    }
+
+    #[test]
     fn a_file_smaller_than_announced_is_not_mapped() {
         assert!(Mapping::of_file(&file(4096), 8192, false).is_err());
         assert!(Mapping::of_file(&file(4096), 0, false).is_err());
