@@ -18,7 +18,8 @@ pub fn toml(reading: &Reading) -> String {
         match section.repeated() {
             None => out.push_str(&toml_section(section, section.name, reading)),
             Some(_) if reading.config.domains.is_empty() => {
-                out.push_str(&comment(&format!("None is set. See {}.", section.settings[0].path())));
+                let example = toml_section(section, section.name, reading);
+                out.push_str(&example.lines().map(commented).collect::<String>());
             }
             Some(_) => {
                 for name in reading.config.domains.keys() {
@@ -28,6 +29,12 @@ pub fn toml(reading: &Reading) -> String {
         }
     }
     out
+}
+
+/// A line that is read as none.
+fn commented(line: &str) -> String {
+    let mark = if line.is_empty() || line.starts_with('#') { "" } else { "# " };
+    format!("{mark}{line}\n")
 }
 
 fn toml_section(section: &Section, path: &str, reading: &Reading) -> String {

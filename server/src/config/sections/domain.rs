@@ -21,11 +21,11 @@ section! {
         /// User ids that may attach to it besides the daemon's own, instead of `local.users`.
         users: Vec<String> = Kind::Names,
             Preset::Computed { compute: |known| names(known, "local.users"), words: "local.users" }, Bound::NONE,
-            wrong "a user that is not trusted sees every block of the domain in host memory";
+            wrong "a user that may attach to two domains can say it is of either, and sees the blocks of both";
         /// Group ids whose processes may attach to it, instead of `local.groups`.
         groups: Vec<String> = Kind::Names,
             Preset::Computed { compute: |known| names(known, "local.groups"), words: "local.groups" }, Bound::NONE,
-            wrong "a group that is not trusted sees every block of the domain in host memory";
+            wrong "a group that may attach to two domains can say it is of either, and sees the blocks of both";
     }
 }
 

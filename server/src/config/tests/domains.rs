@@ -71,6 +71,15 @@ fn settings_of_domains_print_and_read_back_the_same() {
 }
 
 #[test]
+fn settings_without_domains_show_how_one_is_written() {
+    let reading = Config::read(&Sources::default(), false, &machine());
+    let printed = print::toml(&reading);
+    assert!(printed.contains("\n# [domain.NAME]\n") && printed.contains("\n# host_bytes = "), "{printed}");
+    let (_folder, sources) = file(&printed);
+    assert_eq!(Config::read(&sources, false, &machine()).config, reading.config);
+}
+
+#[test]
 fn what_is_wrong_with_a_domain_is_told_with_its_setting_and_a_remedy() {
     let good = [("domain.a.tenants", "a"), ("domain.a.host_bytes", "64MiB")];
     for (more, needles) in [
