@@ -135,8 +135,8 @@ impl Rig {
         std::thread::scope(|scope| {
             let dealt = sessions.iter_mut().enumerate().map(|(reader, session)| {
                 scope.spawn(move || {
-                    let own = self.chains.iter().skip(reader).step_by(readers);
-                    own.map(|chain| self.read(session.as_mut(), chain, touch)).collect::<Result<(), Failure>>()
+                    let mut own = self.chains.iter().skip(reader).step_by(readers);
+                    own.try_for_each(|chain| self.read(session.as_mut(), chain, touch))
                 })
             });
             let threads: Vec<_> = dealt.collect();

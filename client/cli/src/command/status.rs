@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use kvtier_client::wire::{DomainStatus, StatusResponse, TierStatus};
+use kvtier_client::wire::{DomainStatus, LocalStatus, StatusResponse, TierStatus};
 use kvtier_client::word;
 use serde_json::{Value, json};
 
@@ -75,11 +75,32 @@ fn describe(endpoint: &str, status: &StatusResponse) -> String {
         show_counted(status.pending_puts, "put"),
         show_counted(status.spaces, "space")
     ));
+    lines.extend(status.local.as_ref().map(local));
     match status.alarms.is_empty() {
         true => lines.push("alarms   none".into()),
         false => lines.extend(status.alarms.iter().map(|alarm| format!("ALARM    {alarm}"))),
     }
     lines.join("\n")
+}
+
+/// Workers that share the daemon's memory.
+fn local(local: &LocalStatus) -> String {
+    let held = match (local.quarantined_slots, local.quarantined_bytes) {
+        (0, _) => String::new(),
+        (slots, bytes) => {
+            format!(", {} ({}) given up but maybe still written", show_counted(slots, "slot"), show_size(bytes))
+        }
+    };
+    format!(
+        "local    {} attached, {} reserved ({}){held}; in place {} put, {} read; copied {} in, {} out over gRPC",
+        show_counted(local.clients, "worker"),
+        show_counted(local.reservations, "slot"),
+        show_size(local.reserved_bytes),
+        show_size(local.put_in_place_bytes),
+        show_size(local.acquired_bytes),
+        show_size(local.put_copied_bytes),
+        show_size(local.get_copied_bytes),
+    )
 }
 
 fn bracketed(detail: &str) -> String {
@@ -167,6 +188,13 @@ fn as_json(status: &StatusResponse) -> Value {
         "connections": status.connections,
         "spaces": status.spaces,
         "data_directory": status.data_directory,
+        "local": status.local.as_ref().map(|local| json!({
+            "clients": local.clients, "requests": local.requests,
+            "reservations": local.reservations, "reserved_bytes": local.reserved_bytes,
+            "quarantined_slots": local.quarantined_slots, "quarantined_bytes": local.quarantined_bytes,
+            "put_in_place_bytes": local.put_in_place_bytes, "acquired_bytes": local.acquired_bytes,
+            "put_copied_bytes": local.put_copied_bytes, "get_copied_bytes": local.get_copied_bytes,
+        })),
     })
 }
 

@@ -1,4 +1,4 @@
-use kvtier_client::wire::{IndexStatus, JournalStatus, Position, Tier};
+use kvtier_client::wire::{IndexStatus, JournalStatus, LocalStatus, Position, Tier};
 
 use super::*;
 
@@ -82,6 +82,29 @@ ALARM    nvme: 9 corrupt blocks in the last minute; run kvtier scrub";
 fn a_status_of_nothing_is_shown_too() {
     let shown = describe("unix:///s", &StatusResponse::default());
     assert!(shown.ends_with("alarms   none"), "{shown}");
+}
+
+#[test]
+fn workers_that_share_the_memory_are_shown() {
+    let mut status = busy();
+    assert!(!describe("here", &status).contains("\nlocal"), "the local path is off");
+    let local = LocalStatus {
+        clients: 3,
+        reservations: 1,
+        reserved_bytes: 1 << 20,
+        acquired_bytes: 5 << 30,
+        ..Default::default()
+    };
+    status.local = Some(local);
+    let text = describe("here", &status);
+    assert!(
+        text.contains("local    3 workers attached, 1 slot reserved (1 MiB); in place 0 B put, 5 GiB read;"),
+        "{text}"
+    );
+    assert_eq!(as_json(&status)["local"]["acquired_bytes"], 5_u64 << 30);
+    status.local = Some(LocalStatus { quarantined_slots: 2, quarantined_bytes: 8192, ..local });
+    let text = describe("here", &status);
+    assert!(text.contains("2 slots (8 KiB) given up"), "{text}");
 }
 
 #[test]
