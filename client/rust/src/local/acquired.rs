@@ -1,7 +1,7 @@
 //! Reading: a leased prefix in the daemon's memory.
 
 use std::sync::Arc;
-use std::sync::atomic::{Ordering, fence};
+use std::sync::atomic::{AtomicBool, Ordering, fence};
 
 use super::attach::Attachment;
 use super::client::Shared;
@@ -22,6 +22,8 @@ pub struct Acquired {
     /// When the lease ends by itself, in milliseconds since 1970 by the daemon's clock.
     pub deadline_unix_ms: u64,
     lease: Vec<u8>,
+    /// The lease was ended before this value was dropped.
+    released: AtomicBool,
     attachment: Arc<Attachment>,
     shared: Arc<Shared>,
 }
@@ -52,6 +54,7 @@ impl Acquired {
             miss: response.miss,
             deadline_unix_ms: response.lease_deadline_unix_ms,
             lease: response.lease,
+            released: AtomicBool::new(false),
             attachment: Arc::clone(attachment),
             shared: Arc::clone(shared),
         };
@@ -120,6 +123,14 @@ impl Acquired {
         }
     }
 
+    /// Ends the lease now. The bytes stay mapped for whoever still looks at them, but may become another block's:
+    /// [`Acquired::is_intact`] tells.
+    pub fn release(&self) {
+        if !self.lease.is_empty() && !self.released.swap(true, Ordering::SeqCst) {
+            self.shared.release(self.attachment.name, self.lease.clone());
+        }
+    }
+
     pub(super) fn lease(&self) -> &[u8] {
         &self.lease
     }
@@ -136,9 +147,6 @@ impl Acquired {
 
 impl Drop for Acquired {
     fn drop(&mut self) {
-        if !self.lease.is_empty() {
-            let lease = std::mem::take(&mut self.lease);
-            self.shared.release(self.attachment.name, lease);
-        }
+        self.release();
     }
 }

@@ -240,18 +240,20 @@ impl Shared {
         self.note(Note::Fence { attachment });
     }
 
-    /// Told at once if the connection is free, else with the next request.
+    /// Told at once if the connection is free, else with the next request. Never waits: values are dropped anywhere,
+    /// and somebody else may be connecting anew for seconds. Whoever does, or asks, sends what is noted by then.
     fn note(&self, note: Note) {
-        let line = self.lock().clone();
-        let mut notes = self.notes();
-        if notes.len() == NOTES_MAX {
-            // What is forgotten ends at its deadline.
-            notes.remove(0);
-        }
-        notes.push(note);
-        if let Some(line) = line
-            && line.link.try_send(&encode(&notes, &line.attachment))
         {
+            let mut notes = self.notes();
+            if notes.len() == NOTES_MAX {
+                // What is forgotten ends at its deadline.
+                notes.remove(0);
+            }
+            notes.push(note);
+        }
+        let Some(line) = self.line.try_lock().ok().and_then(|line| line.clone()) else { return };
+        let mut notes = self.notes();
+        if !notes.is_empty() && line.link.try_send(&encode(&notes, &line.attachment)) {
             notes.clear();
         }
     }
