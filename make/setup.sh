@@ -20,6 +20,7 @@ want g++ command -v g++             # RocksDB
 want make command -v make
 want libclang-dev has_libclang      # the bindings to RocksDB
 want fio command -v fio             # benchmarks compare with it
+want python3-venv python3 -c 'import venv, ensurepip, sys; sys.exit(sys.version_info < (3, 11))'
 want redis-server command -v redis-server
 
 if ((${#missing[@]} > 0)); then

@@ -7,11 +7,13 @@ make/beat.sh "build" cargo build --release --workspace --locked --all-targets
 make/lint.sh
 
 log=$(mktemp)
-trap 'rm -f "$log"' EXIT
+python_log=$(mktemp)
+trap 'rm -f "$log" "$python_log"' EXIT
 status=0
 BEAT_LOG=$log make/beat.sh "test" cargo test --release --workspace --locked --no-fail-fast || status=$?
+BEAT_LOG=$python_log make/python.sh || status=$?
 
-# "test result: ok. 12 passed; 0 failed; 0 ignored; …", one line a binary.
+# "test result: ok. 12 passed; 0 failed; 0 ignored; …", one line a binary, and pytest's last, "1 failed, 96 passed in 3.39s".
 awk '
   /^test result: / {
     for (i = 2; i <= NF; i++) {
@@ -19,7 +21,15 @@ awk '
       if ($i ~ /^failed/) failed += $(i - 1)
       if ($i ~ /^ignored/) skipped += $(i - 1)
     }
+    cargo = 1
   }
-  END { printf "%d passed, %d failed, %d skipped\n", passed, failed, skipped; exit passed == 0 }
-' "$log" || { echo "no test ran" >&2; exit 1; }
+  /^(=+ )?[0-9]+ [a-z]+.* in [0-9.]+s/ {
+    for (i = 2; i <= NF; i++) {
+      if ($i ~ /^passed/) { passed += $(i - 1); python = 1 }
+      if ($i ~ /^(failed|error)/) failed += $(i - 1)
+      if ($i ~ /^skipped/) skipped += $(i - 1)
+    }
+  }
+  END { printf "%d passed, %d failed, %d skipped\n", passed, failed, skipped; exit !(cargo && python) }
+' "$log" "$python_log" || { echo "no test ran in cargo or in python" >&2; exit 1; }
 exit "$status"

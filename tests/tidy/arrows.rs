@@ -38,12 +38,13 @@ const ALLOWED: &[Allowed] = &[
     ),
     allowed("kvtier-client", &["kvtier-proto", "kvtier-identity"]),
     allowed("kvtier", &["kvtier-proto", "kvtier-identity", "kvtier-client"]),
+    allowed("kvtier-python", &["kvtier-identity", "kvtier-client"]),
     allowed("kvtier-bench", &["*"]),
     allowed("kvtier-tests", &["*"]),
 ];
 
 /// Crates nothing may depend on.
-const LEAVES: &[&str] = &["kvtier", "kvtier-bench", "kvtier-tests"];
+const LEAVES: &[&str] = &["kvtier", "kvtier-python", "kvtier-bench", "kvtier-tests"];
 
 /// The engine decides; it neither waits nor touches the world. Runtimes and system crates it must never see.
 const PURE: &[&str] = &["kvtier-engine", "kvtier-identity"];

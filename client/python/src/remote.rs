@@ -72,7 +72,7 @@ impl Connection {
 impl Client {
     #[new]
     #[pyo3(signature = (endpoint, *, connect_timeout=5.0, call_timeout=10.0, stall_timeout=30.0,
-                        put_bytes_in_flight_max=64 << 20, put_blocks_in_flight_max=256, client_id=None, lazy=false,
+                        put_bytes_in_flight_max=67108864, put_blocks_in_flight_max=256, client_id=None, lazy=false,
                         tls_ca=None, tls_identity=None, tls_server_name=None))]
     #[expect(clippy::too_many_arguments, reason = "they are Python's keyword arguments")]
     fn new(
@@ -270,10 +270,10 @@ impl Client {
 
     /// Follows the node's event log over lost connections and restarts. `start` is "tail" (from now on), "snapshot" (what
     /// is resident first), or the (epoch, seq) after which to begin. `spaces`: only theirs; none means all.
-    #[pyo3(signature = (start=None, spaces=Vec::new()))]
-    fn events(&self, start: Option<Bound<'_, PyAny>>, spaces: Vec<Space>) -> PyResult<Events> {
+    #[pyo3(signature = (start=None, spaces=None))]
+    fn events(&self, start: Option<Bound<'_, PyAny>>, spaces: Option<Vec<Space>>) -> PyResult<Events> {
         let start = start_of(start.as_ref())?;
-        let spaces: Vec<_> = spaces.into_iter().map(|space| space.0).collect();
+        let spaces: Vec<_> = spaces.into_iter().flatten().map(|space| space.0).collect();
         Events::follow(self.connection()?, start, &spaces)
     }
 

@@ -141,7 +141,7 @@ class Node:
         return self.client.open_space(self.name, described)
 
     def local(self, **options: object) -> kvtier.LocalClient:
-        return kvtier.LocalClient(self.daemon.local, tenant="t", **options)  # type: ignore[arg-type]
+        return kvtier.LocalClient(self.daemon.local, tenant="t", **options)
 
 
 def describe(*part_bytes: int, model: str = "m", tenant: str = "t") -> kvtier.SpaceDescription:
@@ -170,7 +170,7 @@ def blocks(count: int, length: int) -> list[bytes]:
 
 def store(client: kvtier.LocalClient, space: bytes, names: list[bytes], contents: list[bytes], **how: object) -> None:
     """Puts a chain over shared memory; every block must be stored."""
-    reservation = client.reserve(space, names, [len(content) for content in contents], **how)  # type: ignore[arg-type]
+    reservation = client.reserve(space, names, [len(content) for content in contents], **how)
     for index, content in enumerate(contents):
         reservation.write(index, [content])
     assert [outcome.kind for outcome in reservation.commit()] == ["stored"] * len(contents)

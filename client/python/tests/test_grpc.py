@@ -137,7 +137,7 @@ def test_events_tell_what_comes_and_goes(node: Node) -> None:
         (lambda c, s: kvtier.Client("unix:///nowhere", call_timeout=0), "call_timeout", "10 s"),
     ],
 )
-def test_bad_input_names_field_value_and_remedy(node: Node, call, field: str, remedy: str) -> None:  # type: ignore[no-untyped-def]
+def test_bad_input_names_field_value_and_remedy(node: Node, call, field: str, remedy: str) -> None:
     space = node.space(4096)
     with pytest.raises(kvtier.InvalidArgument) as raised:
         call(node.client, space)
@@ -157,7 +157,7 @@ def test_bad_input_names_field_value_and_remedy(node: Node, call, field: str, re
         lambda c, s: c.lookup(s),
     ],
 )
-def test_wrong_types_are_type_errors(node: Node, call) -> None:  # type: ignore[no-untyped-def]
+def test_wrong_types_are_type_errors(node: Node, call) -> None:
     space = node.space(4096)
     with pytest.raises((TypeError, AttributeError)):
         call(node.client, space)

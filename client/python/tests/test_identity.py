@@ -24,7 +24,7 @@ def test_a_description_is_frozen_compared_and_pickled() -> None:
     one = describe(1, 2)
     assert pickle.loads(pickle.dumps(one)) == one and hash(one) == hash(describe(1, 2))
     with pytest.raises(dataclasses.FrozenInstanceError):
-        one.model = "other"  # type: ignore[misc]
+        one.model = "other"
 
 
 def test_what_no_daemon_would_accept_is_refused_without_one() -> None:

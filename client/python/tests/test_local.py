@@ -71,7 +71,7 @@ def test_what_is_there_or_under_way_is_told_at_reserve(node: Node) -> None:
         assert client.reserve(space, [b"b"], 10, parent=b"a")[0].kind == "write"
 
 
-def test_a_durable_commit_survives_the_daemon(start) -> None:  # type: ignore[no-untyped-def]
+def test_a_durable_commit_survives_the_daemon(start) -> None:
     node = Node(start(), "durable")
     space, contents = node.space(100_000), blocks(20, 100_000)
     with node.local() as client:
@@ -88,7 +88,7 @@ def test_a_durable_commit_survives_the_daemon(start) -> None:  # type: ignore[no
             assert [bytes(block) for block in acquired] == contents
 
 
-def test_what_is_not_in_host_memory_is_named_and_not_lent(start) -> None:  # type: ignore[no-untyped-def]
+def test_what_is_not_in_host_memory_is_named_and_not_lent(start) -> None:
     node = Node(start(), "cold")
     space = node.space(4096)
     node.client.put(space, keys(2), blocks(2, 4096), durability="durable")
@@ -140,7 +140,7 @@ def test_a_started_call_raises_what_it_would_have_raised(node: Node) -> None:
             pending.poll()
 
 
-def test_started_calls_are_bounded(start) -> None:  # type: ignore[no-untyped-def]
+def test_started_calls_are_bounded(start) -> None:
     node = Node(start(), "bounded")
     space = node.space(4096)
     with node.local(threads=1) as client:
@@ -157,7 +157,7 @@ def test_started_calls_are_bounded(start) -> None:  # type: ignore[no-untyped-de
         assert len(pending[-1].wait(PATIENCE)) == 0
 
 
-def test_an_unanswered_call_can_be_waited_for_with_a_bound(start) -> None:  # type: ignore[no-untyped-def]
+def test_an_unanswered_call_can_be_waited_for_with_a_bound(start) -> None:
     node = Node(start(), "late")
     space = node.space(4096)
     with node.local() as client:
@@ -270,7 +270,7 @@ def test_buffers_that_cannot_be_used_are_refused(node: Node) -> None:
         (lambda c, s: c.acquire_start(s, [b"a"], lease=-1), "lease"),
     ],
 )
-def test_bad_input_names_its_field(node: Node, call, field: str) -> None:  # type: ignore[no-untyped-def]
+def test_bad_input_names_its_field(node: Node, call, field: str) -> None:
     with node.local() as client, pytest.raises(kvtier.InvalidArgument) as raised:
         call(client, node.space(100))
     assert raised.value.field == field and raised.value.remedy
@@ -284,7 +284,7 @@ def test_settings_that_cannot_work_are_named(node: Node) -> None:
     with pytest.raises(kvtier.Unavailable):
         kvtier.LocalClient("nobody-listens.sock", tenant="t")
     with pytest.raises(TypeError):
-        kvtier.LocalClient(node.daemon.local)  # type: ignore[call-arg]
+        kvtier.LocalClient(node.daemon.local)
 
 
 def test_a_reader_cannot_reserve(node: Node) -> None:

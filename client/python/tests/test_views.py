@@ -19,7 +19,7 @@ from conftest import PATIENCE, Daemon, Node, blocks, keys, store
 
 
 def address(buffer: object) -> int:
-    return int(np.frombuffer(buffer, np.uint8).__array_interface__["data"][0])  # type: ignore[call-overload]
+    return int(np.frombuffer(buffer, np.uint8).__array_interface__["data"][0])
 
 
 def mappings() -> list[tuple[int, int]]:
@@ -39,7 +39,7 @@ def test_views_lie_in_the_mapping_and_two_clients_see_the_same_memory(node: Node
     space = node.space(1 << 20)
     with node.local() as writer, node.local(role="reader") as reader:
         reservation = writer.reserve(space, keys(1), 1 << 20)
-        written = np.frombuffer(reservation[0], np.uint8)  # type: ignore[call-overload]
+        written = np.frombuffer(reservation[0], np.uint8)
         at = address(reservation[0])
         assert any(first <= at and at + (1 << 20) <= last for first, last in mappings())
         written[:] = 7
@@ -57,7 +57,7 @@ def test_views_lie_in_the_mapping_and_two_clients_see_the_same_memory(node: Node
             theirs[0].verify()
 
 
-def test_reading_a_gibibyte_takes_no_memory(start) -> None:  # type: ignore[no-untyped-def]
+def test_reading_a_gibibyte_takes_no_memory(start) -> None:
     node = Node(start(), "rss")
     space = node.space(1 << 20)
     with node.local() as client:
@@ -79,7 +79,7 @@ def test_numpy_and_dlpack_see_the_same_bytes_in_place(node: Node) -> None:
     with node.local() as client:
         store(client, space, keys(1), [content])
         block = client.acquire(space, keys(1))[0]
-        array, tensor = np.frombuffer(block, np.float16), np.from_dlpack(block)  # type: ignore[call-overload]
+        array, tensor = np.frombuffer(block, np.float16), np.from_dlpack(block)
         assert array.tobytes() == tensor.tobytes() == bytes(memoryview(block)) == content
         assert tensor.dtype == np.uint8 and tensor.shape == (8192,)
         assert address(block) == tensor.__array_interface__["data"][0]
@@ -118,7 +118,7 @@ def test_dlpack_without_versions_is_refused_for_what_is_read_only(node: Node) ->
             block.__dlpack__()
         for refused in ({"stream": 1}, {"dl_device": (2, 0)}, {"copy": True}):
             with pytest.raises(BufferError):
-                block.__dlpack__(max_version=(1, 0), **refused)  # type: ignore[arg-type]
+                block.__dlpack__(max_version=(1, 0), **refused)
         # A capsule that nobody takes out frees what it holds.
         before = sys.getrefcount(block)
         for _ in range(1000):
@@ -159,13 +159,13 @@ def test_what_is_not_committed_is_given_up_with_its_last_view(node: Node) -> Non
         assert client.reserve(space, keys(1), 100)[0].kind == "write"
 
 
-def test_views_outlive_lease_client_and_daemon(start) -> None:  # type: ignore[no-untyped-def]
+def test_views_outlive_lease_client_and_daemon(start) -> None:
     node = Node(start(), "outlive")
     space, content = node.space(4096), os.urandom(4096)
     client = node.local()
     store(client, space, keys(1), [content])
     acquired = client.acquire(space, keys(1))
-    view, array, tensor = memoryview(acquired[0]), np.frombuffer(acquired[0], np.uint8), np.from_dlpack(acquired[0])  # type: ignore[call-overload]
+    view, array, tensor = memoryview(acquired[0]), np.frombuffer(acquired[0], np.uint8), np.from_dlpack(acquired[0])
     acquired.release()
     client.close()
     node.daemon.kill()
@@ -177,7 +177,7 @@ def test_views_outlive_lease_client_and_daemon(start) -> None:  # type: ignore[n
     assert tensor.tobytes() == content
 
 
-def test_reused_memory_is_told_from_the_blocks_own(start) -> None:  # type: ignore[no-untyped-def]
+def test_reused_memory_is_told_from_the_blocks_own(start) -> None:
     node = Node(start(host__bytes="16MiB", nvme__enabled="false"), "reuse")
     space = node.space(1 << 20)
     with node.local() as client, node.local() as other:
@@ -201,7 +201,7 @@ def test_reused_memory_is_told_from_the_blocks_own(start) -> None:  # type: igno
             acquired.read_into(0, [bytearray(1 << 20)])
 
 
-def test_other_threads_run_while_one_waits(start) -> None:  # type: ignore[no-untyped-def]
+def test_other_threads_run_while_one_waits(start) -> None:
     node = Node(start(), "gil")
     space = node.space(4096)
     with node.local() as client:
@@ -214,7 +214,7 @@ def test_other_threads_run_while_one_waits(start) -> None:  # type: ignore[no-un
         for call in calls:
             answered = threading.Event()
 
-            def wait(call=call) -> None:  # type: ignore[no-untyped-def]
+            def wait(call=call) -> None:
                 call()
                 answered.set()
 
@@ -229,7 +229,7 @@ def test_other_threads_run_while_one_waits(start) -> None:  # type: ignore[no-un
             assert answered.is_set()
 
 
-def test_copies_run_without_the_gil(start) -> None:  # type: ignore[no-untyped-def]
+def test_copies_run_without_the_gil(start) -> None:
     node = Node(start(host__extent_bytes="40MiB", host__bytes="128MiB", nvme__enabled="false"), "copies")
     space = node.space(32 << 20)
     with node.local() as client:
@@ -251,7 +251,7 @@ def test_copies_run_without_the_gil(start) -> None:  # type: ignore[no-untyped-d
             assert most > 1000
 
 
-def test_a_killed_daemon_is_a_clear_error_and_the_next_one_is_used(start) -> None:  # type: ignore[no-untyped-def]
+def test_a_killed_daemon_is_a_clear_error_and_the_next_one_is_used(start) -> None:
     node = Node(start(), "restart")
     space, contents = node.space(4096), blocks(3, 4096)
     with node.local() as client:
@@ -278,7 +278,7 @@ def test_a_killed_daemon_is_a_clear_error_and_the_next_one_is_used(start) -> Non
         assert len(node.client.lookup(space, keys(3))) == 3
 
 
-def test_a_hung_daemon_is_a_timeout(start) -> None:  # type: ignore[no-untyped-def]
+def test_a_hung_daemon_is_a_timeout(start) -> None:
     node = Node(start(), "hung")
     space = node.space(4096)
     with node.local(wait_timeout=0.2, call_timeout=0.2) as client, kvtier.Client(node.daemon.unix, call_timeout=0.2) as grpc:
@@ -354,7 +354,7 @@ except KeyboardInterrupt:
 """
 
 
-def test_ctrl_c_ends_a_wait(start) -> None:  # type: ignore[no-untyped-def]
+def test_ctrl_c_ends_a_wait(start) -> None:
     daemon: Daemon = start()
     arguments = [sys.executable, "-c", INTERRUPTED, daemon.unix]
     process = subprocess.Popen(arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE)

@@ -6,7 +6,7 @@ gRPC. README.md has an example that runs.
 
 from __future__ import annotations
 
-from kvtier import errors, identity
+from kvtier import errors, identity, status
 from kvtier._native import (
     Acquired,
     Block,
@@ -79,4 +79,5 @@ __all__ = [
     "__version__",
     "errors",
     "identity",
+    "status",
 ]

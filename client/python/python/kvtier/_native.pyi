@@ -2,11 +2,12 @@
 
 from collections.abc import Iterator, Sequence
 from os import PathLike
-from types import TracebackType
-from typing import Any, Generic, Literal, Self, TypedDict, TypeVar, final
-from typing_extensions import Buffer, CapsuleType, disjoint_base
+from types import GenericAlias, TracebackType
+from typing import Any, Generic, Literal, Protocol, Self, TypeAlias, TypeVar, final, type_check_only
+from typing_extensions import Buffer, CapsuleType
 
 from kvtier.identity import SpaceDescription
+from kvtier.status import Status
 
 __version__: str
 
@@ -14,48 +15,14 @@ _T = TypeVar("_T", covariant=True)
 _Durability = Literal["volatile", "durable"]
 _MinTier = Literal["host", "nvme"]
 
-class TierStatus(TypedDict):
-    tier: str
-    state: str
-    detail: str
-    capacity_bytes: int
-    used_bytes: int
-    blocks: int
-    hits: int
-    stores: int
-    evictions: int
-    corrupt: int
-    bytes_read: int
-    bytes_written: int
-    in_flight: int
-    queued: int
+@type_check_only
+class _Array(Protocol):
+    """A NumPy array: its types name the buffer protocol only from Python 3.12 on."""
 
-class LocalStatus(TypedDict):
-    clients: int
-    reservations: int
-    reserved_bytes: int
-    quarantined_slots: int
-    quarantined_bytes: int
-    requests: int
-    put_in_place_bytes: int
-    acquired_bytes: int
-    put_copied_bytes: int
+    @property
+    def __array_interface__(self) -> dict[str, Any]: ...
 
-class Status(TypedDict):
-    version: str
-    state: str
-    uptime: float
-    position: tuple[int, int] | None
-    alarms: list[str]
-    tiers: list[TierStatus]
-    leases: int
-    leased_blocks: int
-    pins: int
-    pending_puts: int
-    connections: int
-    spaces: int
-    data_directory: str
-    local: LocalStatus | None
+_Buffer: TypeAlias = Buffer | _Array
 
 def space_digest(description: SpaceDescription) -> bytes: ...
 
@@ -68,7 +35,7 @@ class Client:
         connect_timeout: float = 5.0,
         call_timeout: float = 10.0,
         stall_timeout: float = 30.0,
-        put_bytes_in_flight_max: int = ...,
+        put_bytes_in_flight_max: int = 67108864,
         put_blocks_in_flight_max: int = 256,
         client_id: str | None = None,
         lazy: bool = False,
@@ -90,7 +57,7 @@ class Client:
         self,
         space: bytes,
         keys: Sequence[bytes],
-        buffers: Sequence[Buffer],
+        buffers: Sequence[_Buffer],
         *,
         parent: bytes | None = None,
         part: int = 0,
@@ -106,7 +73,7 @@ class Client:
     def events(
         self,
         start: Literal["tail", "snapshot"] | tuple[int, int] | None = None,
-        spaces: Sequence[bytes] = [],
+        spaces: Sequence[bytes] | None = None,
     ) -> Events: ...
     def close(self) -> None: ...
     def __enter__(self) -> Self: ...
@@ -166,8 +133,8 @@ class Acquired(Sequence[Block]):
     def in_host(self) -> int: ...
     def still_valid(self) -> bool: ...
     def verify(self) -> None: ...
-    def read_into(self, index: int, buffers: Sequence[Buffer]) -> int: ...
-    def read_all(self, buffers: Sequence[Buffer], segments: Buffer) -> int: ...
+    def read_into(self, index: int, buffers: Sequence[_Buffer]) -> int: ...
+    def read_all(self, buffers: Sequence[_Buffer], segments: _Buffer) -> int: ...
     def release(self) -> None: ...
     def __enter__(self) -> Self: ...
     def __exit__(
@@ -181,8 +148,8 @@ class Acquired(Sequence[Block]):
 class Reservation(Sequence[Slot]):
     @property
     def writable(self) -> list[int]: ...
-    def write(self, index: int, buffers: Sequence[Buffer]) -> int: ...
-    def write_all(self, buffers: Sequence[Buffer], segments: Buffer) -> int: ...
+    def write(self, index: int, buffers: Sequence[_Buffer]) -> int: ...
+    def write_all(self, buffers: Sequence[_Buffer], segments: _Buffer) -> int: ...
     def commit(self, indices: Sequence[int] | None = None) -> list[Outcome]: ...
     def commit_start(self, indices: Sequence[int] | None = None) -> Pending[list[Outcome]]: ...
     def abort(self, indices: Sequence[int] | None = None) -> None: ...
@@ -248,6 +215,7 @@ class Pending(Generic[_T]):
     def ready(self) -> bool: ...
     def poll(self) -> _T | None: ...
     def wait(self, timeout: float | None = None) -> _T: ...
+    def __class_getitem__(cls, key: Any) -> GenericAlias: ...
 
 @final
 class Outcome:
