@@ -114,7 +114,6 @@ def identity_without_weights(config: VllmConfig, cache: KVCacheConfig, settings:
         hash_tokens=hashed,
         tensor_ranks=parallel.tensor_parallel_size,
         pipeline_ranks=parallel.pipeline_parallel_size,
-        attention_backend="",
         engine_release=".".join(vllm.__version__.split(".")[:2]),
         hash_algorithm=algorithm,
         hash_seed=resolve_none_hash_seed(hash_function),

@@ -48,7 +48,6 @@ class EngineIdentity:
     hash_tokens: int
     tensor_ranks: int
     pipeline_ranks: int
-    attention_backend: str
     engine_release: str
     hash_algorithm: str
     hash_seed: str
@@ -80,6 +79,7 @@ def describe_space(identity: EngineIdentity, workers: Mapping[tuple[int, int], W
     shapes = [workers[rank].describe() for rank in ranks]
     geometry = hashlib.sha256(json.dumps(shapes, sort_keys=True).encode()).hexdigest()
     packings = sorted({group.packing for rank in ranks for group in workers[rank].groups})
+    backends = sorted({packing.partition("/")[0] for packing in packings})
     layouts = sorted({workers[rank].layout for rank in ranks})
     recipe = f"vllm-{identity.hash_algorithm}-{identity.hash_tokens}"
     if identity.hash_algorithm in PICKLED:
@@ -95,7 +95,7 @@ def describe_space(identity: EngineIdentity, workers: Mapping[tuple[int, int], W
         layout=f"{'+'.join(layouts)} geometry:{geometry}",
         tensor_ranks=identity.tensor_ranks,
         pipeline_ranks=identity.pipeline_ranks,
-        attention_backend=identity.attention_backend,
+        attention_backend="+".join(backends),
         packing=f"{'+'.join(packings)} vllm-{identity.engine_release}",
         lora=identity.lora,
         key_recipe=recipe,

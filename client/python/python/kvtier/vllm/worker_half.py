@@ -14,6 +14,7 @@ ends its leases and its unfinished stores with it.
 from __future__ import annotations
 
 import queue
+import time
 from collections import Counter
 from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -103,8 +104,11 @@ class WorkerHalf:
             return False
         unit_bytes = sum(self._pages.shape.part_bytes)
         run = max(1, LOAD_RUN_BYTES // unit_bytes)
+        deadline = time.monotonic() + self._settings.load_timeout_ms / 1000
         try:
             for first in range(0, len(load.keys), run):
+                if first and time.monotonic() > deadline:
+                    raise Incomplete(f"{first} of {len(load.keys)} blocks took more than load_timeout_ms")
                 self._load_run(client, load, first, min(first + run, len(load.keys)), offset)
         except Incomplete as why:
             self.counts["loads_incomplete"] += 1
