@@ -4,7 +4,6 @@ go as JSON lines to the file descriptor named in KVTIER_ANSWERS; what vLLM print
     {"do": "generate", "prompts": [[token, …], …], "tokens": 16, "salt": null}   -> {"tokens": [[…], …], "cached": […]}
     {"do": "blocks"}        -> {"blocks": {key: "sha256 of its bytes", …}}: what is in the engine's own prefix cache
     {"do": "counts"}        -> counters of the connector's two halves
-    {"do": "margins", …}    -> the two best log probabilities at every position of an answer
 
 The engine runs in this process (VLLM_ENABLE_V1_MULTIPROCESSING=0): it starts twice as fast.
 """
@@ -91,12 +90,29 @@ def _bytes() -> Any:
     return torch.uint8
 
 
-def counts(llm: Any) -> dict[str, int]:
+def counts(llm: Any) -> dict[str, Any]:
     from vllm.distributed.kv_transfer import get_kv_transfer_group
 
-    scheduler = core_of(llm).scheduler.connector._scheduler
-    worker = get_kv_transfer_group()._worker
-    return dict(scheduler.counts) | dict(worker.counts)
+    scheduler = core_of(llm).scheduler
+    halves = scheduler.connector, get_kv_transfer_group()
+    return (
+        dict(halves[0]._scheduler.counts)
+        | dict(halves[1]._worker.counts)
+        | {"connected": all(half._link.client() is not None for half in halves)}
+        | {"preemptions": scheduler.preempted_for_the_test}
+    )
+
+
+def count_preemptions(llm: Any) -> None:
+    scheduler = core_of(llm).scheduler
+    scheduler.preempted_for_the_test = 0
+    preempt = scheduler._preempt_request
+
+    def counted(*given: Any, **named: Any) -> Any:
+        scheduler.preempted_for_the_test += 1
+        return preempt(*given, **named)
+
+    scheduler._preempt_request = counted
 
 
 def main() -> None:
@@ -107,6 +123,7 @@ def main() -> None:
         answers.flush()
 
     llm = make_engine(json.loads(sys.stdin.readline()))
+    count_preemptions(llm)
     say({"ready": True})
     for line in sys.stdin:
         order = json.loads(line)

@@ -158,5 +158,6 @@ def test_preempted_requests_get_their_blocks_back(start: Start, engine: StartEng
     kept.ask("forget")
     compare(expected, kept.generate(prompts, 100, together=True), "crowded and warm")
     counts = kept.ask("counts")
+    assert counts["preemptions"] > 0
     assert counts["loads"] > 0
     assert counts.get("loads_failed", 0) == 0
