@@ -17,17 +17,17 @@ wanted=client/python/tests/vllm/environment
 log=${BEAT_LOG:-}
 unset BEAT_LOG
 
-# uv, because nothing else can say "this package, but not what it pins".
+# uv is quick, and compiles bytecode on the way.
 uv() {
   [[ -x $folder/uv/bin/uv ]] || { python3 -m venv "$folder/uv" && "$folder/uv/bin/pip" install --quiet --disable-pip-version-check uv; }
   "$folder/uv/bin/uv" "$@"
 }
 
 # Without bytecode every start of an engine takes two minutes longer.
-install() {
+install_vllm() {
   uv venv --quiet --clear --python python3 "$venv"
-  uv pip install --quiet --no-cache --compile-bytecode --python "$venv/bin/python" --override "$wanted/overrides.txt" \
-    --requirement "$wanted/requirements.txt" --no-deps
+  uv pip install --quiet --no-cache --compile-bytecode --python "$venv/bin/python" --no-deps \
+    --requirement "$wanted/requirements.txt"
   "$venv/bin/python" "$wanted/stub_libraries.py" "$venv"
 }
 
@@ -40,12 +40,12 @@ make_model() { # name in models.py, folder
 }
 
 # Anew when the interpreter or what is wanted changed.
-stamp=$(python3 --version; cat "$wanted/requirements.txt" "$wanted/overrides.txt" "$wanted/stub_libraries.py")
+stamp=$(python3 --version; cat "$wanted/requirements.txt" "$wanted/stub_libraries.py")
 if [[ $(cat "$venv/stamp" 2> /dev/null) != "$stamp" ]]; then
   mkdir -p "$folder"
-  export -f install uv
+  export -f install_vllm uv
   export folder venv wanted
-  make/beat.sh "vllm" bash -euo pipefail -c install
+  make/beat.sh "vllm" bash -euo pipefail -c install_vllm
   echo "$stamp" > "$venv/stamp"
 fi
 make_model tiny tiny

@@ -5,6 +5,9 @@ layer after layer in the group's order, the pages of the engine blocks of one un
 views of their storage, as long as the connector lives, and touches them only between the calls of one load or store.
 """
 
+# mypy: disable-error-code="import-not-found,no-any-return"
+# The package is type-checked without vLLM, torch and blake3.
+
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass

@@ -14,7 +14,7 @@ from typing import Any
 from kvtier.errors import InvalidArgument
 
 #: (smallest, largest) of the numbers.
-BOUNDS: dict[str, tuple[float, float]] = {
+BOUNDS: dict[str, tuple[int, int]] = {
     "lookup_wait_us": (0, 10_000),
     "lookup_timeout_ms": (1, 10_000),
     "load_timeout_ms": (10, 600_000),
@@ -90,11 +90,13 @@ class Settings:
         return cls(**given)
 
 
-def _problems(name: str, value: Any, kind: type) -> list[str]:
-    if type(value) is not kind:
+def _problems(name: str, value: Any, kind: type[Any]) -> list[str]:
+    if type(value) is not kind:  # True is not a number here
         return [f"{name}: {value!r} is a {type(value).__name__}; give a {kind.__name__}"]
-    if name in BOUNDS and not BOUNDS[name][0] <= value <= BOUNDS[name][1]:
-        return [f"{name}: {value} is out of bounds; use {BOUNDS[name][0]} to {BOUNDS[name][1]}"]
+    if name in BOUNDS:
+        low, high = BOUNDS[name]
+        if not low <= value <= high:
+            return [f"{name}: {value} is out of bounds; use {low} to {high}"]
     if name in CHOICES and value not in CHOICES[name]:
         return [f"{name}: {value!r} is unknown; use one of {', '.join(CHOICES[name])}"]
     return []

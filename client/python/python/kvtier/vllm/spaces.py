@@ -11,6 +11,7 @@ import uuid
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from typing import Literal
 
 import kvtier
 from kvtier.vllm.fingerprint import adapter_fingerprint
@@ -102,7 +103,7 @@ class Spaces:
         return client.open_space(f"vllm-{described.digest().hex()[:16]}", described)
 
 
-def attach(settings: Settings, name: str, *, role: str) -> kvtier.LocalClient:
+def attach(settings: Settings, name: str, *, role: Literal["writer", "reader"]) -> kvtier.LocalClient:
     """A client of the local path with this engine's bounds. Raises kvtier.Error."""
     return kvtier.LocalClient(
         settings.socket_path,
