@@ -4,6 +4,7 @@ go as JSON lines to the file descriptor named in KVTIER_ANSWERS; what vLLM print
     {"do": "generate", "prompts": [[token, …], …], "tokens": 16, "salt": null}   -> {"tokens": [[…], …], "cached": […]}
     {"do": "blocks"}        -> {"blocks": {key: "sha256 of its bytes", …}}: what is in the engine's own prefix cache
     {"do": "counts"}        -> counters of the connector's two halves
+    {"do": "hooks"}         -> microseconds of a scheduler step that were the connector's: median, 99th percentile, longest
 
 The engine runs in this process (VLLM_ENABLE_V1_MULTIPROCESSING=0): it starts twice as fast.
 """
@@ -103,6 +104,49 @@ def counts(llm: Any) -> dict[str, Any]:
     )
 
 
+#: What vLLM's scheduler calls of the connector.
+HOOKS = (
+    "on_new_request",
+    "get_num_new_matched_tokens",
+    "update_state_after_alloc",
+    "update_connector_output",
+    "request_finished_all_groups",
+    "get_kv_connector_stats",
+    "build_connector_meta",
+)
+
+
+def time_hooks(llm: Any) -> None:
+    """Adds up, step by step, the time the scheduler spends in the connector."""
+    scheduler = core_of(llm).scheduler
+    scheduler.hook_times = [0.0]
+
+    def timed(name: str) -> Any:
+        hook = getattr(scheduler.connector, name)
+
+        def called(*given: Any, **named: Any) -> Any:
+            began = time.perf_counter()
+            try:
+                return hook(*given, **named)
+            finally:
+                scheduler.hook_times[-1] += time.perf_counter() - began
+                if name == "build_connector_meta":
+                    scheduler.hook_times.append(0.0)
+
+        return called
+
+    if scheduler.connector is not None:
+        for name in HOOKS:
+            setattr(scheduler.connector, name, timed(name))
+
+
+def hooks(llm: Any) -> dict[str, float]:
+    times = sorted(core_of(llm).scheduler.hook_times)
+    at = {"median": 0.5, "p99": 0.99, "longest": 1.0}
+    answer = {name: times[int(share * (len(times) - 1))] * 1e6 for name, share in at.items()}
+    return answer | {"steps": len(times)}
+
+
 def count_preemptions(llm: Any) -> None:
     scheduler = core_of(llm).scheduler
     scheduler.preempted_for_the_test = 0
@@ -124,6 +168,7 @@ def main() -> None:
 
     llm = make_engine(json.loads(sys.stdin.readline()))
     count_preemptions(llm)
+    time_hooks(llm)
     say({"ready": True})
     for line in sys.stdin:
         order = json.loads(line)
@@ -134,6 +179,8 @@ def main() -> None:
                 say({"blocks": blocks(llm)})
             case "counts":
                 say(counts(llm))
+            case "hooks":
+                say(hooks(llm))
             case "forget":
                 # Drops the engine's own prefix cache, and nothing else.
                 say({"done": llm.reset_prefix_cache()})

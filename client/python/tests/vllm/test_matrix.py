@@ -59,5 +59,6 @@ def test_two_hundred_prompts(start: Callable[..., Any], engine: Callable[..., En
     assert again["cached"] == longest_hits(prompts, UNIT)
     for history, answered in zip(turns, turn_expected, strict=True):
         flips += compare(answered, second.generate(history, 8), "conversation, warm")
+    print("the scheduler spent in us a step:", second.ask("hooks"))
     print(f"{len(prompts)} prompts and {sum(map(len, turns))} turns, {flips} explained flips")
     second.close()

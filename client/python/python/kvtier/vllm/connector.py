@@ -10,6 +10,7 @@ loads ended comes back with every step's output. docs/integrations/vllm.md draws
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -30,12 +31,14 @@ from kvtier.vllm.scheduler_half import SchedulerHalf
 from kvtier.vllm.settings import Settings
 from kvtier.vllm.space import describe_space, part_places
 from kvtier.vllm.spaces import Spaces, attach
+from kvtier.vllm.stats import KvtierStats
 from kvtier.vllm.step import Step
 from kvtier.vllm.worker_half import WorkerHalf
 
 if TYPE_CHECKING:
     import torch
     from vllm.config import VllmConfig
+    from vllm.distributed.kv_transfer.kv_connector.v1.metrics import KVConnectorStats
     from vllm.forward_context import ForwardContext
     from vllm.v1.attention.backend import AttentionMetadata
     from vllm.v1.core.kv_cache_manager import KVCacheBlocks
@@ -78,6 +81,8 @@ class KvtierConnector(KVConnectorBase_V1, SupportsHMA):
         self._worker: WorkerHalf | None = None
         self._link: Link | None = None
         self._shape: WorkerShape | None = None
+        #: Counts that vLLM has been told already.
+        self._told: Counter[str] = Counter()
         try:
             self._groups = engine.plan_groups(vllm_config, kv_cache_config)
         except Unsupported as why:
@@ -104,6 +109,7 @@ class KvtierConnector(KVConnectorBase_V1, SupportsHMA):
             self._turn_off(why)
             return
         self._shape = pages.shape
+        self._stop_worker()
         self._start_worker(pages)
 
     def _start_worker(self, pages: Pages) -> None:
@@ -111,6 +117,12 @@ class KvtierConnector(KVConnectorBase_V1, SupportsHMA):
         name = f"vllm-worker-{rank[0]}-{rank[1]}"
         self._link = self._make_link(lambda: attach(self._settings, name, role="writer"), name)
         self._worker = WorkerHalf(self._settings, self._link, pages, rank)
+
+    def _stop_worker(self) -> None:
+        """An engine that lays out its KV cache anew registers it again."""
+        for part in (self._worker, self._link):
+            if part is not None:
+                part.close()
 
     def get_handshake_metadata(self) -> KVConnectorHandshakeMetadata | None:
         return ShapeMetadata(self._shape) if self._shape is not None else None
@@ -228,6 +240,19 @@ class KvtierConnector(KVConnectorBase_V1, SupportsHMA):
         return True
 
     # Both
+
+    def get_kv_connector_stats(self) -> KVConnectorStats | None:
+        """Both halves count; vLLM adds up, logs and exports."""
+        counts: Counter[str] = Counter()
+        for half in (self._scheduler, self._worker):
+            if half is not None:
+                counts += half.counts
+        fresh, self._told = counts - self._told, counts
+        return KvtierStats(dict(fresh)) if fresh else None
+
+    @classmethod
+    def build_kv_connector_stats(cls, data: dict[str, Any] | None = None) -> KVConnectorStats | None:
+        return KvtierStats(dict(data or {}))
 
     def shutdown(self) -> None:
         if self._worker is not None:

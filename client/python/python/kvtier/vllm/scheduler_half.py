@@ -149,7 +149,7 @@ class SchedulerHalf:
         """Starts a lookup of the whole prompt; whether it could."""
         client = self._link.client()
         space = self._spaces.find(_adapter(tracked.request))
-        keys = self._keys(tracked.request)[: (tracked.request.num_tokens - 1) // self._unit]
+        keys = self._keys(tracked.request, 0, (tracked.request.num_tokens - 1) // self._unit)
         if client is None or space is None or not keys:
             self.counts["lookups_away"] += client is None
             return False
@@ -215,6 +215,7 @@ class SchedulerHalf:
     def allocated(self, request: Request, block_ids: Sequence[Sequence[int]], loaded_tokens: int) -> None:
         """vLLM has found room for a request, of which `loaded_tokens` are to be loaded."""
         tracked = self._track(request)
+        self._take_late(tracked)
         if loaded_tokens == 0 or tracked.found is None:
             self._drop_found(tracked)
             return
@@ -222,7 +223,7 @@ class SchedulerHalf:
         count = loaded_tokens // self._unit
         first = units - count
         space = self._spaces.find(_adapter(request)) or b""
-        keys = self._keys(request)[first:units]
+        keys = self._keys(request, first, units)
         self._new_loads.append(Load(request.request_id, space, keys, self._blocks(block_ids, first, count)))
         tracked.loading, tracked.found = tracked.found, None
         self.counts["loads"] += 1
@@ -279,15 +280,15 @@ class SchedulerHalf:
         held = block_ids(request_id)
         if space is None or held is None:
             return None
-        keys = self._keys(request)
         blocks = self._blocks(held, first, units - first)
         whole = _whole_units(blocks, units - first)
         tracked.stored = units
         if whole == 0:
             return None
-        parent = keys[first - 1] if first else None
+        (parent,) = self._keys(request, first - 1, first) if first else [None]
         self.counts["store_units"] += whole
-        return Store(request_id, space, keys[first : first + whole], parent, [group[:whole] for group in blocks])
+        keys = self._keys(request, first, first + whole)
+        return Store(request_id, space, keys, parent, [group[:whole] for group in blocks])
 
     # Ends
 
@@ -309,6 +310,20 @@ class SchedulerHalf:
             self._drop_found(tracked)
             tracked.stored = 0
 
+    def _take_late(self, tracked: _Tracked) -> None:
+        """The request starts, so an answer nobody waited for is only good for knowing what is stored already."""
+        if tracked.asked is None:
+            return
+        try:
+            found = tracked.asked.pending.poll()
+        except kvtier.Error as error:
+            self._fault(tracked.asked.client, error)
+            found = None
+        if found is not None:
+            tracked.stored = max(tracked.stored, len(found))
+            found.release()
+        self._forget_asked(tracked)
+
     @property
     def _lease(self) -> float:
         return self._settings.lease_ms / 1000
@@ -319,9 +334,11 @@ class SchedulerHalf:
             tracked = self._tracked[request.request_id] = _Tracked(request)
         return tracked
 
-    def _keys(self, request: Request) -> list[bytes]:
-        """The keys of a request's full units: vLLM's chained hashes cover everything before them."""
-        return [bytes(key) for key in request.block_hashes[self._hashes_per_unit - 1 :: self._hashes_per_unit]]
+    def _keys(self, request: Request, first: int, end: int) -> list[bytes]:
+        """The keys of units of a request, as far as they are full: vLLM's chained hash of a unit's last tokens covers
+        everything before them."""
+        each = self._hashes_per_unit
+        return list(request.block_hashes[(first + 1) * each - 1 : end * each : each])
 
     def _blocks(self, block_ids: Sequence[Sequence[int]], first: int, count: int) -> list[list[list[int]]]:
         return [
