@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Runs the tests of kvtier.vllm against a real vLLM on CPUs. Its environment (2.6 GB) and two small models are kept in
+# Runs the tests of kvtier.vllm against a real vLLM on CPUs. Its environment (2.6 GB) and three small models are kept in
 # .kvtier; the first run installs them (about two minutes).
 #   make/vllm.sh                  what make test runs
 #   make/vllm.sh -m full          the full matrix
@@ -49,6 +49,7 @@ if [[ $(cat "$venv/stamp" 2> /dev/null) != "$stamp" ]]; then
   echo "$stamp" > "$venv/stamp"
 fi
 make_model tiny tiny
+make_model windows windows
 make_model smollm smollm2-135m
 
 if [[ -n ${KVTIER_PACKAGE:-} ]]; then

