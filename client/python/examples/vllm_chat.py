@@ -33,8 +33,23 @@ def serve(given: argparse.Namespace) -> subprocess.Popen[bytes]:
         "kv_connector_extra_config": {"data_directory": given.data_directory, "durability": "durable"},
     }
     # The same as `vllm serve MODEL --kv-transfer-config …`.
-    command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", given.model, "--served-model-name", "m"]
-    command += ["--port", str(given.port), "--enforce-eager", "--max-model-len", "4096", "--enable-prompt-tokens-details"]
+    command = [
+        sys.executable,
+        "-m",
+        "vllm.entrypoints.openai.api_server",
+        "--model",
+        given.model,
+        "--served-model-name",
+        "m",
+    ]
+    command += [
+        "--port",
+        str(given.port),
+        "--enforce-eager",
+        "--max-model-len",
+        "4096",
+        "--enable-prompt-tokens-details",
+    ]
     command += ["--prefix-caching-hash-algo", "sha256_cbor", "--kv-transfer-config", json.dumps(transfer)]
     server = subprocess.Popen(command, stdout=subprocess.DEVNULL, start_new_session=True)
     for _ in range(START_MAX * 2):

@@ -16,7 +16,7 @@ if importlib.util.find_spec("vllm") is None:
 
 @pytest.fixture
 def engine(tmp_path: Path) -> Iterator[Callable[..., Any]]:
-    """Starts vLLM in a process of its own: engine("tiny", connector={…}). Ends it in order, and checks that it could."""
+    """Starts vLLM in a process of its own: engine("tiny", connector={…}). Kills what a test leaves."""
     from engines import Engine
 
     engines: list[Engine] = []

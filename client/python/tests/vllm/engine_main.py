@@ -1,10 +1,10 @@
-"""A vLLM engine in a process of its own, so that a test can kill it. Orders come as JSON lines on standard input, answers
-go as JSON lines to the file descriptor named in KVTIER_ANSWERS; what vLLM prints is its own business.
+"""A vLLM engine in a process of its own, so that a test can kill it. Orders come as JSON lines on standard input,
+answers go as JSON lines to the file descriptor named in KVTIER_ANSWERS; what vLLM prints is its own business.
 
     {"do": "generate", "prompts": [[token, …], …], "tokens": 16, "salt": null}   -> {"tokens": [[…], …], "cached": […]}
     {"do": "blocks"}        -> {"blocks": {key: "sha256 of its bytes", …}}: what is in the engine's own prefix cache
     {"do": "counts"}        -> counters of the connector's two halves
-    {"do": "hooks"}         -> microseconds of a scheduler step that were the connector's: median, 99th percentile, longest
+    {"do": "hooks"}         -> microseconds of a scheduler step that were the connector's: median, p99, longest
 
 The engine runs in this process (VLLM_ENABLE_V1_MULTIPROCESSING=0): it starts twice as fast.
 """
@@ -40,7 +40,9 @@ def generate(llm: Any, order: dict[str, Any]) -> dict[str, Any]:
     from vllm import SamplingParams
     from vllm.inputs import TokensPrompt
 
-    params = SamplingParams(temperature=0.0, max_tokens=order["tokens"], ignore_eos=True, logprobs=order.get("logprobs"))
+    params = SamplingParams(
+        temperature=0.0, max_tokens=order["tokens"], ignore_eos=True, logprobs=order.get("logprobs")
+    )
     prompts = [TokensPrompt(prompt_token_ids=tokens) for tokens in order["prompts"]]
     if order.get("salt") is not None:
         for prompt in prompts:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-#: One rounding step of bfloat16 at the size of the largest logits (16 to 32): where the winner of plain vLLM leads by no
-#: more, another order of the same additions may turn the two round.
+#: One rounding step of bfloat16 at the size of the largest logits (16 to 32): where the winner of plain vLLM leads by
+#: no more, another order of the same additions may turn the two round.
 ROUNDING = 0.125
 
 
@@ -18,7 +18,9 @@ def compare(plain: dict[str, Any], other: dict[str, Any], what: str) -> int:
             continue
         at = next(index for index, pair in enumerate(zip(expected, got, strict=True)) if pair[0] != pair[1])
         margin = plain["margins"][number][at]
-        assert margin <= ROUNDING, f"{what}: answer {number} differs at token {at}, where plain vLLM was sure by {margin}"
+        assert margin <= ROUNDING, (
+            f"{what}: answer {number} differs at token {at}, where plain vLLM was sure by {margin}"
+        )
         explained += 1
     if explained:
         print(f"{what}: {explained} of {len(plain['tokens'])} answers turn where plain vLLM is within one rounding")

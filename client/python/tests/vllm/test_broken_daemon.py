@@ -13,8 +13,8 @@ from engines import PATIENCE, Engine, Words
 from sameness import compare, longest_hits
 
 UNIT = 32
-#: Moments at which something happens to the daemon after a batch was begun, in seconds. They fall before, into and after
-#: lookups, loads and stores; which, is different every time, and none may matter.
+#: Moments at which something happens to the daemon after a batch was begun, in seconds. They fall before, into and
+#: after lookups, loads and stores; which, is different every time, and none may matter.
 MOMENTS = (0.0, 0.002, 0.005, 0.01, 0.02, 0.04, 0.08)
 Start = Callable[..., Any]
 StartEngine = Callable[..., Engine]
@@ -77,7 +77,12 @@ def test_a_daemon_that_comes_later_is_used_by_itself(start: Start, engine: Start
 @pytest.mark.parametrize("what", ["killed", "stopped"])
 def test_a_daemon_is_lost_at_any_moment(start: Start, engine: StartEngine, what: str) -> None:
     daemon = start_roomy(start)
-    connector = {"data_directory": str(daemon.data), "durability": "durable", "retry_ms_max": 100, "load_timeout_ms": 1000}
+    connector = {
+        "data_directory": str(daemon.data),
+        "durability": "durable",
+        "retry_ms_max": 100,
+        "load_timeout_ms": 1000,
+    }
     plain, kept = engine("tiny"), engine("tiny", connector)
     words = Words("tiny")
     stored = [words.take(length) for length in (700, 900, 1100)]

@@ -74,7 +74,9 @@ def test_nobody_waits_for_a_connection(link: Link, attempts: Attempts) -> None:
     assert link.settled
 
 
-def test_it_tries_until_it_succeeds_and_says_the_same_thing_once(link: Link, attempts: Attempts, said: list[str]) -> None:
+def test_it_tries_until_it_succeeds_and_says_the_same_thing_once(
+    link: Link, attempts: Attempts, said: list[str]
+) -> None:
     attempts.allow(*[kvtier.Unavailable("away")] * 5, "client")
     until(lambda: link.client() is not None)
     assert said == ["kvtier: cannot reach the daemon, trying on: away", "kvtier: connected"]
@@ -100,7 +102,9 @@ def test_errors_of_a_call_alone_keep_the_connection(link: Link, attempts: Attemp
     assert link.client() == "client"  # type: ignore[comparison-overlap]
 
 
-def test_an_error_that_is_not_the_daemons_turns_it_off_for_good(link: Link, attempts: Attempts, said: list[str]) -> None:
+def test_an_error_that_is_not_the_daemons_turns_it_off_for_good(
+    link: Link, attempts: Attempts, said: list[str]
+) -> None:
     attempts.allow(OSError("no such weights"))
     until(lambda: bool(said))
     assert said == ["kvtier: off until the engine is restarted, every prompt is computed: OSError: no such weights"]

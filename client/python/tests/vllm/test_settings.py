@@ -14,7 +14,13 @@ def test_a_folder_is_all_that_must_be_said() -> None:
 def test_every_problem_is_named_in_one_message() -> None:
     with pytest.raises(kvtier.InvalidArgument) as refused:
         Settings.read({"load_timeout": 3, "lease_ms": "long", "store": "some", "load_threads": 0, "verify": 1})
-    for name in ("load_timeout: no such setting", "lease_ms: 'long' is a str", "store: 'some'", "load_threads: 0", "verify: 1"):
+    for name in (
+        "load_timeout: no such setting",
+        "lease_ms: 'long' is a str",
+        "store: 'some'",
+        "load_threads: 0",
+        "verify: 1",
+    ):
         assert name in str(refused.value)
 
 

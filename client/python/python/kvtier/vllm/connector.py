@@ -169,7 +169,9 @@ class KvtierConnector(KVConnectorBase_V1, SupportsHMA):
             return
         try:
             places = part_places(workers)
-            describe_space(engine.identity_without_weights(self._vllm_config, self._kv_cache_config, self._settings), workers)
+            describe_space(
+                engine.identity_without_weights(self._vllm_config, self._kv_cache_config, self._settings), workers
+            )
         except Unsupported as why:
             self._turn_off(why)
             return
@@ -260,7 +262,10 @@ class KvtierConnector(KVConnectorBase_V1, SupportsHMA):
         for part in (self._link, self._spaces):
             if part is not None:
                 part.close()
-        counts = {**(self._scheduler.counts if self._scheduler else {}), **(self._worker.counts if self._worker else {})}
+        counts = {
+            **(self._scheduler.counts if self._scheduler else {}),
+            **(self._worker.counts if self._worker else {}),
+        }
         if counts:
             logger.info("kvtier: %s", ", ".join(f"{name} {count}" for name, count in sorted(counts.items())))
         self._worker = self._scheduler = self._link = self._spaces = None
@@ -270,4 +275,3 @@ class KvtierConnector(KVConnectorBase_V1, SupportsHMA):
 
     def _turn_off(self, why: Exception) -> None:
         logger.error("kvtier is off for this engine, every prompt is computed: %s", why)
-

@@ -41,7 +41,9 @@ def plan_groups(config: VllmConfig, cache: KVCacheConfig) -> list[GroupPlan]:
     for index, group in enumerate(cache.kv_cache_groups):
         kind = _kind(group.kv_cache_spec)
         if index not in cache.prefix_cacheable_group_ids or group.is_eagle_group or kind not in KEPT:
-            raise Unsupported(f"KV-cache group {index} ({kind}) holds more than blocks of tokens; it is not supported yet")
+            raise Unsupported(
+                f"KV-cache group {index} ({kind}) holds more than blocks of tokens; it is not supported yet"
+            )
         plans.append(GroupPlan(kind, group.kv_cache_spec.block_size, tuple(group.layer_names)))
     if not plans:
         raise Unsupported("the model has no KV cache")
@@ -93,15 +95,17 @@ def with_packing(config: VllmConfig, plans: list[GroupPlan]) -> list[GroupPlan]:
 def identity_without_weights(config: VllmConfig, cache: KVCacheConfig, settings: Settings) -> EngineIdentity:
     """What this engine is, without reading anything large. Raises Unsupported."""
     import vllm
-    from vllm.v1.core.kv_cache_utils import _NON_CRYPTO_HASH_FUNCTIONS, resolve_none_hash_seed
     from vllm.utils.hashing import get_hash_fn_by_name
+    from vllm.v1.core.kv_cache_utils import _NON_CRYPTO_HASH_FUNCTIONS, resolve_none_hash_seed
 
     model, parallel = config.model_config, config.parallel_config
     algorithm = config.cache_config.prefix_caching_hash_algo
     hash_function = get_hash_fn_by_name(algorithm)
     if hash_function in _NON_CRYPTO_HASH_FUNCTIONS:
         # Not collision resistant: two prompts may get one key, and one the other's bytes.
-        raise Unsupported(f"--prefix-caching-hash-algo {algorithm} is not collision resistant; use sha256_cbor or sha256")
+        raise Unsupported(
+            f"--prefix-caching-hash-algo {algorithm} is not collision resistant; use sha256_cbor or sha256"
+        )
     unit, hashed = unit_tokens(config, cache)
     architectures = getattr(model.hf_config, "architectures", None) or [type(model.hf_config).__name__]
     return EngineIdentity(

@@ -1,7 +1,7 @@
 """Where the bytes of a block are in the engine's KV cache.
 
-One worker holds, per KV-cache group, a tensor per layer; an engine block is a page of each. A part of a kvtier block is,
-layer after layer in the group's order, the pages of the engine blocks of one unit. The tensors are vLLM's: this keeps
+One worker holds, per KV-cache group, a tensor per layer; an engine block is a page of each. A part of a kvtier block
+is, layer after layer in the group's order, the pages of the engine blocks of one unit. The tensors are vLLM's: this keeps
 views of their storage, as long as the connector lives, and touches them only between the calls of one load or store.
 """
 
@@ -77,7 +77,9 @@ class WorkerShape:
 class Pages:
     """The pages of a worker's KV cache, and copies in terms of units."""
 
-    def __init__(self, shape: WorkerShape, buffers: list[npt.NDArray[np.uint8]], places: list[list[LayerPlace]]) -> None:
+    def __init__(
+        self, shape: WorkerShape, buffers: list[npt.NDArray[np.uint8]], places: list[list[LayerPlace]]
+    ) -> None:
         self.shape = shape
         self.buffers = buffers
         self._groups = [_Group(group, held) for group, held in zip(shape.groups, places, strict=True)]
@@ -174,7 +176,9 @@ def _find(
     import torch
 
     if tensor.shape[0] % num_blocks or not tensor[0].is_contiguous():
-        raise Unsupported(f"layer {layer}: pages of a tensor {tuple(tensor.shape)} for {num_blocks} blocks are scattered")
+        raise Unsupported(
+            f"layer {layer}: pages of a tensor {tuple(tensor.shape)} for {num_blocks} blocks are scattered"
+        )
     # The kernels may divide a block into smaller ones, which then follow each other.
     pieces = tensor.shape[0] // num_blocks
     size = tensor.element_size()

@@ -248,9 +248,7 @@ class SchedulerHalf:
 
     # Stores
 
-    def step(
-        self, scheduled: dict[str, int], block_ids: Callable[[str], Sequence[Sequence[int]] | None]
-    ) -> Step:
+    def step(self, scheduled: dict[str, int], block_ids: Callable[[str], Sequence[Sequence[int]] | None]) -> Step:
         """What the workers do in this step, in which `scheduled` tokens of each request are computed."""
         step = Step(loads=self._new_loads, parts=self.parts)
         self._new_loads = []

@@ -83,7 +83,11 @@ class Settings:
         for name, value in given.items():
             if name in known:
                 problems += _problems(name, value, type(known[name].default))
-        if not problems and not given.get("data_directory") and not (given.get("local_socket") and given.get("endpoint")):
+        if (
+            not problems
+            and not given.get("data_directory")
+            and not (given.get("local_socket") and given.get("endpoint"))
+        ):
             problems.append("data_directory: missing; name the daemon's folder, or give local_socket and endpoint")
         if problems:
             raise InvalidArgument("kv_connector_extra_config: " + "; ".join(problems))

@@ -1,7 +1,7 @@
 """The spaces of one engine: one for the model, one for each LoRA adapter in use.
 
-Fingerprints read files and opening a space asks the daemon, so both happen in threads: the link's own for the model, one
-more for adapters. A request whose space is not there yet is computed.
+Fingerprints read files and opening a space asks the daemon, so both happen in threads: the link's own for the model,
+one more for adapters. A request whose space is not there yet is computed.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class Spaces:
         return attach(self._settings, name, role="reader")
 
     def find(self, adapter: tuple[str, str] | None) -> bytes | None:
-        """The space of an adapter (None: of the model itself), or None while there is none. Never waits for the daemon."""
+        """The space of an adapter (None: of the model itself), or None while there is none. Never waits."""
         space = self._opened.get(adapter)
         if space is None and adapter is not None:
             with self._lock:

@@ -5,8 +5,8 @@
     stores   before the forward pass, in a thread: reserve room in the daemon's memory for what this step will fill
              after it, in the step: one copy out of the engine's pages, without the GIL ─► commit, nobody waits
 
-The engine's blocks are read only inside the step that filled them, so that no block must be kept for us; they are written
-only while vLLM holds them for the load, which it does until we report its end. A load is reported only when its thread
+The engine's blocks are read only inside the step that filled them, so that no block must be kept for us; they are
+written only while vLLM holds them for the load, which it does until we report its end. A load is reported only when its thread
 has stopped writing. What has no room, or comes too late, is not stored: a later miss. If this process dies, the daemon
 ends its leases and its unfinished stores with it.
 """

