@@ -76,6 +76,7 @@ def blocks(llm: Any) -> dict[str, str]:
     from vllm.v1.core.kv_cache_utils import get_block_hash
 
     core = core_of(llm)
+    # Of an engine with one worker, which then is in this process.
     runner = core.model_executor.driver_worker.worker.model_runner
     found: dict[str, str] = {}
     for block in core.scheduler.kv_cache_manager.block_pool.blocks:

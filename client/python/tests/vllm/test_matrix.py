@@ -6,6 +6,7 @@ import random
 from collections.abc import Callable
 from typing import Any
 
+import kvtier
 import pytest
 from engines import Engine, Words
 from sameness import compare, longest_hits
@@ -62,3 +63,26 @@ def test_two_hundred_prompts(start: Callable[..., Any], engine: Callable[..., En
     print("the scheduler spent in us a step:", second.ask("hooks"))
     print(f"{len(prompts)} prompts and {sum(map(len, turns))} turns, {flips} explained flips")
     second.close()
+
+
+@pytest.mark.full
+def test_two_tensor_ranks_keep_their_own_parts(start: Callable[..., Any], engine: Callable[..., Engine]) -> None:
+    daemon = start(host__bytes="256MiB", nvme__bytes="512MiB", local__client_bytes_max="64MiB")
+    connector = {"data_directory": str(daemon.data), "durability": "durable"}
+    two = {"tensor_parallel_size": 2}
+    words = Words("tiny")
+    prompts = [words.take(length) for length in (60, 300, 1100)]
+    plain = engine("tiny", **two)
+    expected = plain.generate(prompts, logprobs=2)
+    plain.kill()
+    first = engine("tiny", connector, **two)
+    compare(expected, first.generate(prompts), "cold")
+    with kvtier.Client(daemon.unix) as client:
+        (space,) = client.spaces()
+    assert len(space.description.part_bytes) == 2
+    assert space.blocks == sum(len(prompt) // UNIT for prompt in prompts)
+    first.kill()
+    second = engine("tiny", connector, **two)
+    warm = second.generate(prompts)
+    compare(expected, warm, "warm, in a new engine")
+    assert warm["cached"] == longest_hits(prompts, UNIT)

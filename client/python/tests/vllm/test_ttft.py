@@ -58,7 +58,7 @@ def test_time_to_first_token(start: Callable[..., Any], engine: Callable[..., En
             f" {time.strftime('%Y-%m-%d')}; {MODEL}, bf16, blocks of 128 tokens, one thread;"
             f" medians of {REPEATS}, interleaved; daemon and engine were killed with -9 between storing and loading.",
             "",
-            "| tokens | computed, ms | NVMe, ms | host, ms | engine's own cache, ms | NVMe × | host × | computed and stored, ms |",
+            "| tokens | computed, ms | NVMe, ms | host, ms | own cache, ms | NVMe × | host × | computed and stored, ms |",
             "|--:|--:|--:|--:|--:|--:|--:|--:|",
             *rows,
             "",
