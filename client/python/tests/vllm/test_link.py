@@ -18,10 +18,12 @@ class Attempts:
 
     def __init__(self) -> None:
         self.answers: list[Any] = []
+        self.kept: list[Any] = []
         self.made = threading.Semaphore(0)
         self.allowed = threading.Semaphore(0)
 
-    def __call__(self) -> Any:
+    def __call__(self, kept: Any) -> Any:
+        self.kept.append(kept)
         self.allowed.acquire()
         answer = self.answers.pop(0)
         self.made.release()
@@ -92,6 +94,7 @@ def test_a_lost_client_is_replaced_once_for_all_who_lost_it(link: Link, attempts
     link.lost("first", kvtier.Unavailable("gone"))  # type: ignore[arg-type]
     assert link.client() == "second"  # type: ignore[comparison-overlap]
     assert link.losses == 1
+    assert attempts.kept[:2] == [None, "first"], "it alone can give back what its connection had reserved"
 
 
 @pytest.mark.parametrize("error", [kvtier.Exhausted("full"), kvtier.Stale("late"), kvtier.Corrupt("rotten")])

@@ -130,7 +130,7 @@ def test_a_late_answer_is_asked_for_again_and_then_given_up() -> None:
 
     never = request(4 * UNIT, "never")
     assert world.half.matched(never, 0) == (None, False)
-    world.now += 0.051
+    world.now += 0.101
     assert world.half.matched(never, 0) == (0, False)
     assert isinstance(world.link.errors[0], kvtier.TimedOut), "a daemon that does not answer is left alone"
     assert world.half.matched(never, 0) == (0, False)

@@ -115,7 +115,7 @@ class KvtierConnector(KVConnectorBase_V1, SupportsHMA):
     def _start_worker(self, pages: Pages) -> None:
         rank = engine.own_rank(self._vllm_config)
         name = f"vllm-worker-{rank[0]}-{rank[1]}"
-        self._link = self._make_link(lambda: attach(self._settings, name, role="writer"), name)
+        self._link = self._make_link(lambda kept: attach(self._settings, name, "writer", kept), name)
         self._worker = WorkerHalf(self._settings, self._link, pages, rank)
 
     def _stop_worker(self) -> None:
@@ -185,7 +185,7 @@ class KvtierConnector(KVConnectorBase_V1, SupportsHMA):
 
         unit, hashed = engine.unit_tokens(self._vllm_config, self._kv_cache_config)
         self._spaces = spaces = Spaces(self._settings, describe, logger.warning)
-        self._link = self._make_link(lambda: spaces.connect("vllm-scheduler"), "vllm-scheduler")
+        self._link = self._make_link(lambda kept: spaces.connect("vllm-scheduler", kept), "vllm-scheduler")
         self._scheduler = SchedulerHalf(
             self._settings,
             self._link,

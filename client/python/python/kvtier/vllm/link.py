@@ -4,9 +4,9 @@
         │ failed: pause ──┘                        closed (for good, also by an error that is not kvtier's)
 
 A thread of its own connects; everybody else only asks `client()`, which never blocks and answers None while the daemon
-is away. Whoever meets an error that means "the daemon is not itself" says so with lost(): the client is dropped, with
-everything the daemon holds for it, and a new one is made. A daemon that is hung does not answer the new client either,
-so attaching is the probe.
+is away. Whoever meets an error that means "the daemon is not itself" says so with lost(), and nobody uses the client
+until it has answered a question again. The client itself is kept, because it alone can tell the daemon that slots of a
+connection it has lost will not be written any more.
 """
 
 from __future__ import annotations
@@ -34,10 +34,27 @@ LOST = (
 )
 
 
-class Connect(Protocol):
-    """Makes a client that is ready for use; raises kvtier.Error."""
+#: No space has this name.
+NOWHERE = bytes(32)
 
-    def __call__(self) -> kvtier.LocalClient: ...
+
+class Connect(Protocol):
+    """Makes a client, or takes the one there was, and sees that it gets answers; raises kvtier.Error."""
+
+    def __call__(self, kept: kvtier.LocalClient | None) -> kvtier.LocalClient: ...
+
+
+def ping(client: kvtier.LocalClient) -> None:
+    """Asks the daemon something. A connection that broke meanwhile shows with the first question, and is made anew with
+    the second."""
+    for last in (False, True):
+        try:
+            client.acquire(NOWHERE, [b"?"], min_tier="nvme", lease=1.0)
+        except kvtier.NotFound:
+            return
+        except kvtier.Error:
+            if last:
+                raise
 
 
 class Link:
@@ -49,6 +66,7 @@ class Link:
         self.say = say
         self._changed = threading.Condition()
         self._client: kvtier.LocalClient | None = None
+        self._kept: kvtier.LocalClient | None = None
         self._closed = False
         self._settled = False
         #: Connections that were lost, and the last reason.
@@ -89,7 +107,7 @@ class Link:
         """Ends the connection and its thread."""
         with self._changed:
             self._closed = True
-            self._client = None
+            self._client = self._kept = None
             self._changed.notify_all()
         self._thread.join(CONNECT_TIMEOUT * 3)
 
@@ -98,7 +116,7 @@ class Link:
         while self._wait_until_wanted():
             started = time.monotonic()
             try:
-                client = self._connect()
+                client = self._kept = self._connect(self._kept)
             except kvtier.Error as error:
                 self._failed(error)
                 # An attempt that took long was a pause already.

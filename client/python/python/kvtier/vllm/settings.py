@@ -55,7 +55,7 @@ class Settings:
     #: the next step.
     lookup_wait_us: int = 150
     #: How long a lookup may take in all, before its request is computed.
-    lookup_timeout_ms: int = 50
+    lookup_timeout_ms: int = 100
     #: How long a load may take, reading from NVMe included, before its request is computed.
     load_timeout_ms: int = 5_000
     #: Loads at a time, per worker.

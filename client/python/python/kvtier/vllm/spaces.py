@@ -15,7 +15,7 @@ from typing import Literal
 
 import kvtier
 from kvtier.vllm.fingerprint import adapter_fingerprint
-from kvtier.vllm.link import CONNECT_TIMEOUT
+from kvtier.vllm.link import CONNECT_TIMEOUT, ping
 from kvtier.vllm.settings import Settings
 
 #: Adapters that may be in use at a time; of more, the requests are computed.
@@ -41,7 +41,7 @@ class Spaces:
         # The lock is never held across a call.
         self._threads = ThreadPoolExecutor(1, "kvtier-space")
 
-    def connect(self, name: str) -> kvtier.LocalClient:
+    def connect(self, name: str, kept: kvtier.LocalClient | None) -> kvtier.LocalClient:
         """Opens every space that is in use and attaches. For Link; may take as long as reading the weights."""
         if self._model is None:
             self._model = self._describe()
@@ -53,7 +53,7 @@ class Spaces:
         with self._lock:
             if edition == self._edition:
                 self._opened |= opened
-        return attach(self._settings, name, role="reader")
+        return attach(self._settings, name, "reader", kept)
 
     def find(self, adapter: tuple[str, str] | None) -> bytes | None:
         """The space of an adapter (None: of the model itself), or None while there is none. Never waits."""
@@ -103,9 +103,11 @@ class Spaces:
         return client.open_space(f"vllm-{described.digest().hex()[:16]}", described)
 
 
-def attach(settings: Settings, name: str, *, role: Literal["writer", "reader"]) -> kvtier.LocalClient:
-    """A client of the local path with this engine's bounds. Raises kvtier.Error."""
-    return kvtier.LocalClient(
+def attach(
+    settings: Settings, name: str, role: Literal["writer", "reader"], kept: kvtier.LocalClient | None
+) -> kvtier.LocalClient:
+    """A client of the local path with this engine's bounds, that gets answers. Raises kvtier.Error."""
+    client = kept or kvtier.LocalClient(
         settings.socket_path,
         tenant=settings.tenant,
         name=name,
@@ -114,3 +116,5 @@ def attach(settings: Settings, name: str, *, role: Literal["writer", "reader"]) 
         call_timeout=CONNECT_TIMEOUT,
         wait_timeout=settings.load_timeout_ms / 1000,
     )
+    ping(client)
+    return client
