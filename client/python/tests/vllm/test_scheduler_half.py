@@ -142,6 +142,8 @@ def test_a_daemon_that_fails_means_computing() -> None:
     unlucky = request(4 * UNIT)
     world.half.on_new(unlucky)
     world.daemon.pending[0].answer = kvtier.Unavailable("gone")
+    assert world.half.matched(unlucky, 0) == (None, False), "a daemon that was restarted answers the second time"
+    world.daemon.pending[1].answer = kvtier.Unavailable("gone")
     assert world.half.matched(unlucky, 0) == (0, False)
     assert [str(error) for error in world.link.errors] == ["gone"]
 

@@ -11,12 +11,15 @@ connection it has lost will not be written any more.
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections.abc import Callable
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import kvtier
+
+T = TypeVar("T")
 
 #: The first pause after a failure, doubled with every further one.
 RETRY_FIRST = 0.1
@@ -34,6 +37,9 @@ LOST = (
 )
 
 
+#: What a broken connection raises.
+BROKEN = (kvtier.Unavailable, kvtier.Indeterminate)
+
 #: No space has this name.
 NOWHERE = bytes(32)
 
@@ -44,17 +50,19 @@ class Connect(Protocol):
     def __call__(self, kept: kvtier.LocalClient | None) -> kvtier.LocalClient: ...
 
 
+def twice(call: Callable[[], T]) -> T:
+    """Carries out a call that may be repeated. That a daemon was restarted while nobody asked it anything shows with the
+    first call, and the connection is made anew with the second."""
+    try:
+        return call()
+    except BROKEN:
+        return call()
+
+
 def ping(client: kvtier.LocalClient) -> None:
-    """Asks the daemon something. A connection that broke meanwhile shows with the first question, and is made anew with
-    the second."""
-    for last in (False, True):
-        try:
-            client.acquire(NOWHERE, [b"?"], min_tier="nvme", lease=1.0)
-        except kvtier.NotFound:
-            return
-        except kvtier.Error:
-            if last:
-                raise
+    """Asks the daemon something. Raises kvtier.Error when there is no answer."""
+    with contextlib.suppress(kvtier.NotFound):
+        twice(lambda: client.acquire(NOWHERE, [b"?"], min_tier="nvme", lease=1.0))
 
 
 class Link:

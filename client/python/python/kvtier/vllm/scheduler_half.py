@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import kvtier
-from kvtier.vllm.link import Link
+from kvtier.vllm.link import BROKEN, Link
 from kvtier.vllm.settings import Settings
 from kvtier.vllm.step import NO_BLOCK, Load, Step, Store, take_units
 
@@ -71,6 +71,8 @@ class _Tracked:
     loading: kvtier.Acquired | None = None
     #: Units that are in kvtier, or were handed to the workers to be stored.
     stored: int = 0
+    #: A lookup met a broken connection, once.
+    asked_again: bool = False
     #: A load failed: whatever is found again would fail again.
     failed: bool = False
 
@@ -175,7 +177,12 @@ class SchedulerHalf:
                 found = self._wait(asked.pending)
         except kvtier.Error as error:
             self._forget_asked(tracked)
-            self._fault(asked.client, error)
+            if isinstance(error, BROKEN) and not tracked.asked_again:
+                # A daemon that was restarted unnoticed answers the second time.
+                tracked.asked_again = True
+                self._ask(tracked)
+            else:
+                self._fault(asked.client, error)
             return False
         if found is None:
             if self._clock() - asked.since > self._settings.lookup_timeout_ms / 1000:

@@ -20,12 +20,14 @@ from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as NotYet
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import numpy as np
 
 import kvtier
 from kvtier.vllm.geometry import Pages
-from kvtier.vllm.link import Link
+from kvtier.vllm.link import Link, twice
 from kvtier.vllm.settings import Settings
 from kvtier.vllm.step import Load, Step, Store
 
@@ -124,7 +126,8 @@ class WorkerHalf:
 
     def _load_run(self, client: kvtier.LocalClient, load: Load, first: int, end: int, offset: int) -> None:
         lease = self._settings.load_timeout_ms / 1000 + 1
-        with client.acquire(load.space, load.keys[first:end], min_tier="host", lease=lease) as found:
+        keys = load.keys[first:end]
+        with twice(lambda: client.acquire(load.space, keys, min_tier="host", lease=lease)) as found:
             if len(found) < end - first:
                 raise Incomplete(f"block {first + len(found)} of {len(load.keys)} is gone: {found.miss}")
             if self._settings.verify:
@@ -187,17 +190,14 @@ class WorkerHalf:
 
     def _ask_room(self, client: kvtier.LocalClient, store: Store, first_part: int) -> list[kvtier.Reservation]:
         """One reservation for the part of each group."""
-        return [
-            client.reserve(
-                store.space,
-                store.keys,
-                size,
-                parent=store.parent,
-                part=first_part + group,
-                durability=self._settings.durability,  # type: ignore[arg-type]
-            )
-            for group, size in enumerate(self._pages.shape.part_bytes)
-        ]
+
+        def reserve(group: int, size: int) -> kvtier.Reservation:
+            durability: Any = self._settings.durability
+            part = first_part + group
+            return client.reserve(store.space, store.keys, size, parent=store.parent, part=part, durability=durability)
+
+        sizes = self._pages.shape.part_bytes
+        return [twice(partial(reserve, group, size)) for group, size in enumerate(sizes)]
 
     def _copy_out(self, one: _Storing, reservations: list[kvtier.Reservation]) -> None:
         # What follows a unit without room would never be found.
