@@ -166,8 +166,11 @@ def rot(file: Path, content: bytes) -> None:
 
 def test_a_daemon_without_room_keeps_what_fits(start: Start, engine: StartEngine) -> None:
     daemon = start_roomy(start, local__client_bytes_max="1MiB")
-    plain, kept = engine("tiny"), engine("tiny", {"data_directory": str(daemon.data)})
-    prompts = [Words("tiny").take(length) for length in (1500, 1500)]
+    # A step of 1,024 tokens fills 32 blocks, twice what the daemon gives one engine at a time.
+    chunks = {"max_num_batched_tokens": 1024}
+    plain, kept = engine("tiny", **chunks), engine("tiny", {"data_directory": str(daemon.data)}, **chunks)
+    words = Words("tiny")
+    prompts = [words.take(length) for length in (1500, 1500)]
     expected = plain.generate(prompts, logprobs=2)
     compare(expected, kept.generate(prompts), "cold")
     kept.ask("forget")

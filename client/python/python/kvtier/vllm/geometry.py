@@ -2,7 +2,8 @@
 
 One worker holds, per KV-cache group, a tensor per layer; an engine block is a page of each. A part of a kvtier block
 is, layer after layer in the group's order, the pages of the engine blocks of one unit. The tensors are vLLM's: this
-keeps views of their storage, as long as the connector lives, and touches them only between the calls of one load or store.
+keeps views of their storage, as long as the connector lives, and touches them only between the calls of one load or
+store.
 """
 
 # mypy: disable-error-code="import-not-found,no-any-return"

@@ -51,8 +51,8 @@ class Connect(Protocol):
 
 
 def twice(call: Callable[[], T]) -> T:
-    """Carries out a call that may be repeated. That a daemon was restarted while nobody asked it anything shows with the
-    first call, and the connection is made anew with the second."""
+    """Carries out a call that may be repeated. That a daemon was restarted while nobody asked it anything shows with
+    the first call, and the connection is made anew with the second."""
     try:
         return call()
     except BROKEN:

@@ -6,9 +6,9 @@
              after it, in the step: one copy out of the engine's pages, without the GIL ─► commit, nobody waits
 
 The engine's blocks are read only inside the step that filled them, so that no block must be kept for us; they are
-written only while vLLM holds them for the load, which it does until we report its end. A load is reported only when its thread
-has stopped writing. What has no room, or comes too late, is not stored: a later miss. If this process dies, the daemon
-ends its leases and its unfinished stores with it.
+written only while vLLM holds them for the load, which it does until we report its end. A load is reported only when its
+thread has stopped writing. What has no room, or comes too late, is not stored: a later miss. If this process dies, the
+daemon ends its leases and its unfinished stores with it.
 """
 
 from __future__ import annotations
