@@ -108,7 +108,6 @@ def test_a_daemon_is_lost_at_any_moment(start: Start, engine: StartEngine, what:
         reconnected(kept)
     hooks = kept.ask("hooks")
     print(f"{what}: the slowest batch took {slowest:.2f} s; the scheduler spent in us a step: {hooks}")
-    assert hooks["median"] <= 200
     # Loads are given up after load_timeout_ms; the rest is computing, and other people's use of this machine.
     assert slowest < 20
 

@@ -245,10 +245,12 @@ class KvtierConnector(KVConnectorBase_V1, SupportsHMA):
 
     def get_kv_connector_stats(self) -> KVConnectorStats | None:
         """Both halves count; vLLM adds up, logs and exports."""
+        halves = [half for half in (self._scheduler, self._worker) if half is not None]
+        if sum(half.counts.total() for half in halves) == self._told.total():
+            return None
         counts: Counter[str] = Counter()
-        for half in (self._scheduler, self._worker):
-            if half is not None:
-                counts += half.counts
+        for half in halves:
+            counts += half.counts
         fresh, self._told = counts - self._told, counts
         return KvtierStats(dict(fresh)) if fresh else None
 

@@ -347,7 +347,7 @@ class SchedulerHalf:
 
     def _blocks(self, block_ids: Sequence[Sequence[int]], first: int, count: int) -> list[list[list[int]]]:
         return [
-            take_units(list(block_ids[group]), first, count, per_unit)
+            take_units(block_ids[group], first, count, per_unit)
             for group, per_unit in zip(self._group_ids, self._blocks_per_unit, strict=True)
         ]
 

@@ -5,6 +5,7 @@ Words: a *unit* is the run of tokens of one kvtier block; a *part* of it is what
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 #: The block id vLLM gives to blocks that are not there (outside a sliding window).
@@ -48,8 +49,10 @@ class Step:
     parts: dict[tuple[int, int], tuple[int, int]] = field(default_factory=dict)
 
 
-def take_units(blocks: list[int], first: int, count: int, per_unit: int) -> UnitBlocks:
+def take_units(blocks: Sequence[int], first: int, count: int, per_unit: int) -> UnitBlocks:
     """The engine blocks of `count` units from unit `first` on, of a group with `per_unit` blocks in a unit."""
     start = first * per_unit
     taken = blocks[start : start + count * per_unit]
-    return [taken[at : at + per_unit] for at in range(0, len(taken), per_unit)]
+    if per_unit == 1:
+        return [[block] for block in taken]
+    return [list(taken[at : at + per_unit]) for at in range(0, len(taken), per_unit)]
