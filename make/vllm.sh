@@ -62,6 +62,10 @@ else
 fi
 
 [[ " $* " == *" -m "* ]] || set -- -m "not full" "$@"
+# A folder of its own: pytest clears the shared one when others run tests. In /tmp, because paths of sockets are short.
+scratch=$(mktemp -d)
+trap 'rm -rf "$scratch"' EXIT
 cd client/python
 export PYTHONDONTWRITEBYTECODE=1 KVTIER_MODELS=$models
-BEAT_LOG=$log ../../make/beat.sh "vllm test" "$venv/bin/python" -m pytest -q -p no:cacheprovider tests/vllm "$@"
+BEAT_LOG=$log ../../make/beat.sh "vllm test" "$venv/bin/python" -m pytest -q -p no:cacheprovider \
+  --basetemp "$scratch/t" tests/vllm "$@"
