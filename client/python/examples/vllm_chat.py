@@ -51,7 +51,9 @@ def serve(given: argparse.Namespace) -> subprocess.Popen[bytes]:
         "--enable-prompt-tokens-details",
     ]
     command += ["--prefix-caching-hash-algo", "sha256_cbor", "--kv-transfer-config", json.dumps(transfer)]
-    server = subprocess.Popen(command, stdout=subprocess.DEVNULL, start_new_session=True)
+    # GiB for the engine's own KV cache, on CPUs.
+    environment = {"VLLM_CPU_KVCACHE_SPACE": "2"} | os.environ
+    server = subprocess.Popen(command, stdout=subprocess.DEVNULL, start_new_session=True, env=environment)
     for _ in range(START_MAX * 2):
         if server.poll() is not None:
             sys.exit(f"the server ended with {server.returncode}")

@@ -52,12 +52,10 @@ def start(given: argparse.Namespace, turn: str, *more: str, answer: str = "") ->
     command = [sys.executable, __file__, *sys.argv[1:], "--turn", turn, *more]
     # Equal threads in all engines: rounding, and with it the answer, depends on them.
     same = {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}
-    environment = (
-        {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_LOGGING_LEVEL": "WARNING"}
-        | same
-        | os.environ
-        | {"ANSWER": answer}
-    )
+    # GiB for the engine's own KV cache, on CPUs.
+    sizes = {"VLLM_CPU_KVCACHE_SPACE": "2"}
+    quiet = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_LOGGING_LEVEL": "WARNING"}
+    environment = quiet | sizes | same | os.environ | {"ANSWER": answer}
     ran = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True)
     results = [line for line in ran.stdout.splitlines() if line.startswith("RESULT ")]
     if ran.returncode or not results:
