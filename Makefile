@@ -6,10 +6,10 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 # The last one gets the whole machine: never two cargo runs at a time.
 .NOTPARALLEL:
-.PHONY: help setup build demo test lint bench docs clean
+.PHONY: help setup build demo test test-vllm lint bench docs clean
 
 help: ## List the commands
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{ printf "  make %-8s %s\n", $$1, $$2 }'
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{ printf "  make %-9s %s\n", $$1, $$2 }'
 
 setup: ## Install the system packages that are missing (asks sudo when not root)
 	@make/setup.sh
@@ -22,6 +22,11 @@ demo: setup ## Start a daemon in .kvtier/demo, replay a real trace, show the fig
 
 test: setup ## Build and run every test
 	@make/test.sh
+
+test-vllm: setup ## Run the full matrix of tests with a real vLLM (about 40 minutes on two cores)
+	@make/beat.sh "build" cargo build --release --workspace --locked --bins
+	make/vllm.sh
+	make/vllm.sh -m full -s
 
 lint: setup ## Check formatting and lints
 	@make/lint.sh

@@ -16,11 +16,17 @@ has_libclang() {
   ldconfig -p | grep -q 'libclang[-.0-9]*\.so' || compgen -G '/usr/lib/llvm-*/lib/libclang*.so*' > /dev/null
 }
 
+has_libnuma() {
+  ldconfig -p | grep -q 'libnuma\.so\.1'
+}
+
 want g++ command -v g++             # RocksDB
 want make command -v make
 want libclang-dev has_libclang      # the bindings to RocksDB
 want fio command -v fio             # benchmarks compare with it
 want python3-venv python3 -c 'import venv, ensurepip, sys; sys.exit(sys.version_info < (3, 11))'
+want libnuma1 has_libnuma           # vLLM on CPUs
+want binutils command -v readelf    # the tests with vLLM
 want redis-server command -v redis-server
 
 if ((${#missing[@]} > 0)); then

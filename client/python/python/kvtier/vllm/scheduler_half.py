@@ -1,0 +1,381 @@
+"""The half in vLLM's scheduler: which tokens need not be computed, and which blocks are stored.
+
+A request goes through these states; every arrow is one call of vLLM's:
+
+    new ──on_new──► asked ──matched──► found ──allocated──► loading ──loaded──► running ──finished──► gone
+                      │ no answer in time      │ no room: asked about again        │ failed: never again a hit
+                      └──► computed            └ lease ran out: looked up again    └──► computed
+
+One lookup covers the whole prompt and leases what it found, so that nothing of it leaves before it is loaded; the lease
+ends when the load ends, whichever way. Nothing here waits for the daemon longer than `lookup_wait_us` a step. Leases
+live in the client: if this process dies, the daemon ends them with its connection.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import kvtier
+from kvtier.vllm.link import BROKEN, Link
+from kvtier.vllm.settings import Settings
+from kvtier.vllm.step import NO_BLOCK, Load, Step, Store, take_units
+
+#: Lookups on their way at a time, besides those a step asks for.
+EARLY_MAX = 64
+#: A found prefix is looked up again when this much of its lease is over.
+LEASE_USED_MAX = 0.5
+#: How long the first requests of an engine may wait for the first connection, in seconds.
+START_WAIT = 10.0
+
+
+class Request(Protocol):
+    """What is needed of a vLLM request."""
+
+    request_id: str
+    num_tokens: int
+    num_prompt_tokens: int
+    num_computed_tokens: int
+    block_hashes: Sequence[bytes]
+    lora_request: Any
+
+
+class FindSpace(Protocol):
+    def find(self, adapter: tuple[str, str] | None) -> bytes | None: ...
+
+
+@dataclass
+class _Asked:
+    """A lookup on its way."""
+
+    client: kvtier.LocalClient
+    pending: kvtier.Pending[kvtier.Acquired]
+    since: float
+
+
+@dataclass
+class _Tracked:
+    """What is known of one request."""
+
+    request: Request
+    asked: _Asked | None = None
+    #: A leased prefix that is not being loaded yet, and when it was found.
+    found: kvtier.Acquired | None = None
+    found_at: float = 0.0
+    #: The first unit of it that vLLM was offered.
+    offered_from: int = 0
+    #: The lease of a load that is under way.
+    loading: kvtier.Acquired | None = None
+    #: Units that are in kvtier, or were handed to the workers to be stored.
+    stored: int = 0
+    #: A lookup met a broken connection, once.
+    asked_again: bool = False
+    #: A load failed: whatever is found again would fail again.
+    failed: bool = False
+
+
+class SchedulerHalf:
+    """Used by one thread, vLLM's scheduler."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        link: Link,
+        spaces: FindSpace,
+        *,
+        unit_tokens: int,
+        hash_tokens: int,
+        blocks_per_unit: Sequence[int],
+        group_ids: Sequence[int],
+        loads: bool = True,
+        stores: bool = True,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._settings = settings
+        self._link = link
+        self._spaces = spaces
+        self._unit = unit_tokens
+        self._hashes_per_unit = unit_tokens // hash_tokens
+        self._blocks_per_unit = list(blocks_per_unit)
+        self._group_ids = list(group_ids)
+        self._loads_on, self._stores_on = loads, stores
+        self._clock = clock
+        self._started = clock()
+        self._tracked: dict[str, _Tracked] = {}
+        self._asking = 0
+        #: Leases of loads whose request has ended meanwhile.
+        self._orphans: dict[str, kvtier.Acquired] = {}
+        self._new_loads: list[Load] = []
+        self._waited = 0.0
+        self.parts: dict[tuple[int, int], tuple[int, int]] = {}
+        self.counts: Counter[str] = Counter()
+
+    # Lookups
+
+    def on_new(self, request: Request) -> None:
+        """A request has arrived: ask for it now, so that the answer is there when it is its turn."""
+        tracked = self._track(request)
+        if self._asking < EARLY_MAX and self._wants(request, 0) and self._link.client() is not None:
+            self._ask(tracked)
+
+    def matched(self, request: Request, computed_tokens: int) -> tuple[int | None, bool]:
+        """How many tokens after the first `computed_tokens` can be loaded, as vLLM asks for it: (None, False) for "ask
+        again in the next step", and True for "they are loaded between steps"."""
+        tracked = self._track(request)
+        if tracked.failed or not self._wants(request, computed_tokens):
+            return 0, False
+        if tracked.found is not None and self._clock() - tracked.found_at > self._lease * LEASE_USED_MAX:
+            self._drop_found(tracked)
+        if tracked.found is None:
+            if tracked.asked is None and not self._ask(tracked):
+                return (None, False) if self._starting() else (0, False)
+            if not self._answered(tracked):
+                return (None, False) if tracked.asked is not None else (0, False)
+        return self._offer(tracked, computed_tokens)
+
+    def _wants(self, request: Request, computed_tokens: int) -> bool:
+        """Whether a lookup can bring anything: the last token must be computed, and hits begin where units do."""
+        return (
+            self._loads_on
+            and request.num_tokens >= self._settings.tokens_min
+            and computed_tokens % self._unit == 0
+            and (request.num_tokens - 1) // self._unit > computed_tokens // self._unit
+        )
+
+    def _starting(self) -> bool:
+        """Whether the first connection is still being made: worth a short wait, once in an engine's life."""
+        return not self._link.settled and self._clock() - self._started < START_WAIT
+
+    def _ask(self, tracked: _Tracked) -> bool:
+        """Starts a lookup of the whole prompt; whether it could."""
+        client = self._link.client()
+        space = self._spaces.find(_adapter(tracked.request))
+        keys = self._keys(tracked.request, 0, (tracked.request.num_tokens - 1) // self._unit)
+        if client is None or space is None or not keys:
+            self.counts["lookups_away"] += client is None
+            return False
+        try:
+            pending = client.acquire_start(space, keys, min_tier="nvme", lease=self._lease)
+        except kvtier.Error as error:
+            self._fault(client, error)
+            return False
+        tracked.asked = _Asked(client, pending, self._clock())
+        self._asking += 1
+        self.counts["lookups"] += 1
+        return True
+
+    def _answered(self, tracked: _Tracked) -> bool:
+        """Takes the answer if it is there; leaves `asked` only if it may still come."""
+        asked = tracked.asked
+        assert asked is not None
+        try:
+            found = asked.pending.poll()
+            if found is None:
+                found = self._wait(asked.pending)
+        except kvtier.Error as error:
+            self._forget_asked(tracked)
+            if isinstance(error, BROKEN) and not tracked.asked_again:
+                # A daemon that was restarted unnoticed answers the second time.
+                tracked.asked_again = True
+                self._ask(tracked)
+            else:
+                self._fault(asked.client, error)
+            return False
+        if found is None:
+            if self._clock() - asked.since > self._settings.lookup_timeout_ms / 1000:
+                self._forget_asked(tracked)
+                self._fault(asked.client, kvtier.TimedOut("no answer to a lookup in time"))
+            return False
+        self._forget_asked(tracked)
+        tracked.found, tracked.found_at = found, self._clock()
+        tracked.stored = max(tracked.stored, len(found))
+        if found.miss is not None:
+            self.counts[f"miss_{found.miss.reason}"] += 1
+        return True
+
+    def _wait(self, pending: kvtier.Pending[kvtier.Acquired]) -> kvtier.Acquired | None:
+        """Waits for an answer with what is left of this step's time for that."""
+        left = self._settings.lookup_wait_us * 1e-6 - self._waited
+        if left <= 0:
+            return None
+        before = self._clock()
+        try:
+            return pending.wait(left)
+        except kvtier.TimedOut:
+            # Either of the two: this wait, or the call itself.
+            return pending.poll()
+        finally:
+            self._waited += self._clock() - before
+
+    def _offer(self, tracked: _Tracked, computed_tokens: int) -> tuple[int, bool]:
+        assert tracked.found is not None
+        tokens = len(tracked.found) * self._unit - computed_tokens
+        if tokens <= 0:
+            self._drop_found(tracked)
+            return 0, False
+        tracked.offered_from = computed_tokens // self._unit
+        return tokens, True
+
+    # Loads
+
+    def allocated(self, request: Request, block_ids: Sequence[Sequence[int]], loaded_tokens: int) -> None:
+        """vLLM has found room for a request, of which `loaded_tokens` are to be loaded."""
+        tracked = self._track(request)
+        self._take_late(tracked)
+        if loaded_tokens == 0 or tracked.found is None:
+            self._drop_found(tracked)
+            return
+        first, count = tracked.offered_from, loaded_tokens // self._unit
+        space = self._spaces.find(_adapter(request)) or b""
+        keys = self._keys(request, first, first + count)
+        self._new_loads.append(Load(request.request_id, space, keys, self._blocks(block_ids, first, count)))
+        tracked.loading, tracked.found = tracked.found, None
+        self.counts["loads"] += 1
+        self.counts["load_tokens"] += loaded_tokens
+
+    def loaded(self, requests: Sequence[str], failed: Sequence[str]) -> None:
+        """Loads have ended; some without all of their bytes."""
+        for request_id in requests:
+            orphan = self._orphans.pop(request_id, None)
+            if orphan is not None:
+                orphan.release()
+            tracked = self._tracked.get(request_id)
+            if tracked is not None and tracked.loading is not None:
+                tracked.loading.release()
+                tracked.loading = None
+        for request_id in failed:
+            self.counts["loads_failed"] += 1
+            tracked = self._tracked.get(request_id)
+            if tracked is not None:
+                # It is computed now; what of it kvtier still has is a duplicate, and the rest is stored again.
+                tracked.failed, tracked.stored = True, 0
+
+    # Stores
+
+    def step(self, scheduled: dict[str, int], block_ids: Callable[[str], Sequence[Sequence[int]] | None]) -> Step:
+        """What the workers do in this step, in which `scheduled` tokens of each request are computed."""
+        step = Step(loads=self._new_loads, parts=self.parts)
+        self._new_loads = []
+        self._waited = 0.0
+        if self._stores_on and self._link.client() is not None:
+            for request_id, tokens in scheduled.items():
+                store = self._store(request_id, tokens, block_ids)
+                if store is not None:
+                    step.stores.append(store)
+        return step
+
+    def _store(
+        self, request_id: str, tokens: int, block_ids: Callable[[str], Sequence[Sequence[int]] | None]
+    ) -> Store | None:
+        tracked = self._tracked.get(request_id)
+        if tracked is None:
+            return None
+        request = tracked.request
+        known = len(request.block_hashes) // self._hashes_per_unit
+        units = min((request.num_computed_tokens + tokens) // self._unit, known)
+        if self._settings.store == "prompt":
+            units = min(units, request.num_prompt_tokens // self._unit)
+        first = tracked.stored
+        if units <= first:
+            return None
+        space = self._spaces.find(_adapter(request))
+        held = block_ids(request_id)
+        if space is None or held is None:
+            return None
+        blocks = self._blocks(held, first, units - first)
+        whole = _whole_units(blocks, units - first)
+        tracked.stored = units
+        if whole == 0:
+            return None
+        (parent,) = self._keys(request, first - 1, first) if first else [None]
+        self.counts["store_units"] += whole
+        keys = self._keys(request, first, first + whole)
+        return Store(request_id, space, keys, parent, [group[:whole] for group in blocks])
+
+    # Ends
+
+    def finished(self, request_id: str) -> None:
+        """A request is over, or was given up."""
+        tracked = self._tracked.pop(request_id, None)
+        if tracked is None:
+            return
+        self._forget_asked(tracked)
+        self._drop_found(tracked)
+        if tracked.loading is not None:
+            # The workers still write into its blocks.
+            self._orphans[request_id] = tracked.loading
+
+    def forget_found(self) -> None:
+        """Nothing that was found before counts any more."""
+        for tracked in self._tracked.values():
+            self._forget_asked(tracked)
+            self._drop_found(tracked)
+            tracked.stored = 0
+
+    def _take_late(self, tracked: _Tracked) -> None:
+        """The request starts, so an answer nobody waited for is only good for knowing what is stored already."""
+        if tracked.asked is None:
+            return
+        try:
+            found = tracked.asked.pending.poll()
+        except kvtier.Error as error:
+            self._fault(tracked.asked.client, error)
+            found = None
+        if found is not None:
+            tracked.stored = max(tracked.stored, len(found))
+            found.release()
+        self._forget_asked(tracked)
+
+    @property
+    def _lease(self) -> float:
+        return self._settings.lease_ms / 1000
+
+    def _track(self, request: Request) -> _Tracked:
+        tracked = self._tracked.get(request.request_id)
+        if tracked is None:
+            tracked = self._tracked[request.request_id] = _Tracked(request)
+        return tracked
+
+    def _keys(self, request: Request, first: int, end: int) -> list[bytes]:
+        """The keys of units of a request, as far as they are full: vLLM's chained hash of a unit's last tokens covers
+        everything before them."""
+        each = self._hashes_per_unit
+        return list(request.block_hashes[(first + 1) * each - 1 : end * each : each])
+
+    def _blocks(self, block_ids: Sequence[Sequence[int]], first: int, count: int) -> list[list[list[int]]]:
+        return [
+            take_units(block_ids[group], first, count, per_unit)
+            for group, per_unit in zip(self._group_ids, self._blocks_per_unit, strict=True)
+        ]
+
+    def _forget_asked(self, tracked: _Tracked) -> None:
+        """Dropping a pending answer gives its lease back."""
+        if tracked.asked is not None:
+            self._asking -= 1
+            tracked.asked = None
+
+    def _drop_found(self, tracked: _Tracked) -> None:
+        if tracked.found is not None:
+            tracked.found.release()
+            tracked.found = None
+
+    def _fault(self, client: kvtier.LocalClient, error: kvtier.Error) -> None:
+        self.counts["lookups_failed"] += 1
+        self._link.lost(client, error)
+
+
+def _adapter(request: Request) -> tuple[str, str] | None:
+    lora = request.lora_request
+    return None if lora is None else (lora.lora_name, lora.lora_path)
+
+
+def _whole_units(blocks: list[list[list[int]]], count: int) -> int:
+    """How many units from the first on are in the engine with all their blocks, in every group."""
+    for index in range(count):
+        for group in blocks:
+            if index >= len(group) or not group[index] or NO_BLOCK in group[index]:
+                return index
+    return count

@@ -1,0 +1,196 @@
+"""A vLLM engine in a process of its own, so that a test can kill it. Orders come as JSON lines on standard input,
+answers go as JSON lines to the file descriptor named in KVTIER_ANSWERS; what vLLM prints is its own business.
+
+    {"do": "generate", "prompts": [[token, …], …], "tokens": 16, "salt": null}   -> {"tokens": [[…], …], "cached": […]}
+    {"do": "blocks"}        -> {"blocks": {key: "sha256 of its bytes", …}}: what is in the engine's own prefix cache
+    {"do": "counts"}        -> counters of the connector's two halves
+    {"do": "hooks"}         -> microseconds of a scheduler step that were the connector's: median, p99, longest
+
+The engine runs in this process (VLLM_ENABLE_V1_MULTIPROCESSING=0): it starts twice as fast.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import sys
+import time
+from typing import Any
+
+
+def make_engine(options: dict[str, Any]) -> Any:
+    from vllm import LLM
+
+    connector = options.pop("connector", None)
+    if connector is not None:
+        from vllm.config import KVTransferConfig
+
+        options["kv_transfer_config"] = KVTransferConfig(
+            kv_connector="KvtierConnector",
+            kv_connector_module_path="kvtier.vllm",
+            kv_role="kv_both",
+            kv_load_failure_policy="recompute",
+            kv_connector_extra_config=connector,
+        )
+    return LLM(**options)
+
+
+def generate(llm: Any, order: dict[str, Any]) -> dict[str, Any]:
+    from vllm import SamplingParams
+    from vllm.inputs import TokensPrompt
+
+    params = SamplingParams(
+        temperature=0.0, max_tokens=order["tokens"], ignore_eos=True, logprobs=order.get("logprobs")
+    )
+    prompts = [TokensPrompt(prompt_token_ids=tokens) for tokens in order["prompts"]]
+    if order.get("salt") is not None:
+        for prompt in prompts:
+            prompt["cache_salt"] = order["salt"]
+    # One after the other unless told otherwise: chunks of prompts, and so their rounding, are the same in every engine.
+    batches = [prompts] if order.get("together") else [[prompt] for prompt in prompts]
+    answer: dict[str, Any] = {"tokens": [], "cached": [], "seconds": []}
+    for batch in batches:
+        began = time.monotonic()
+        outputs = llm.generate(batch, params, use_tqdm=False)
+        answer["seconds"].append(time.monotonic() - began)
+        answer["tokens"] += [list(output.outputs[0].token_ids) for output in outputs]
+        answer["cached"] += [output.num_cached_tokens for output in outputs]
+        if order.get("logprobs"):
+            answer.setdefault("margins", [])
+            answer["margins"] += [[_margin(step) for step in output.outputs[0].logprobs] for output in outputs]
+    return answer
+
+
+def _margin(step: dict[int, Any]) -> float:
+    best = sorted((one.logprob for one in step.values()), reverse=True)
+    return best[0] - best[1]
+
+
+def core_of(llm: Any) -> Any:
+    return llm.llm_engine.engine_core.engine_core
+
+
+def blocks(llm: Any) -> dict[str, str]:
+    """Every block of the engine's prefix cache: its bytes, layer after layer, read straight from the tensors."""
+    from vllm.v1.core.kv_cache_utils import get_block_hash
+
+    core = core_of(llm)
+    # Of an engine with one worker, which then is in this process.
+    runner = core.model_executor.driver_worker.worker.model_runner
+    found: dict[str, str] = {}
+    for block in core.scheduler.kv_cache_manager.block_pool.blocks:
+        if block.block_hash is not None:
+            whole = hashlib.sha256()
+            for layer in runner.kv_caches:
+                whole.update(layer[block.block_id].contiguous().view(dtype=_bytes()).numpy().tobytes())
+            found[get_block_hash(block.block_hash).hex()] = whole.hexdigest()
+    return found
+
+
+def _bytes() -> Any:
+    import torch
+
+    return torch.uint8
+
+
+def counts(llm: Any) -> dict[str, Any]:
+    from vllm.distributed.kv_transfer import get_kv_transfer_group
+
+    scheduler = core_of(llm).scheduler
+    halves = scheduler.connector, get_kv_transfer_group()
+    return (
+        dict(halves[0]._scheduler.counts)
+        | dict(halves[1]._worker.counts)
+        | {"connected": all(half._link.client() is not None for half in halves)}
+        | {"preemptions": scheduler.preempted_for_the_test}
+    )
+
+
+#: What vLLM's scheduler calls of the connector.
+HOOKS = (
+    "on_new_request",
+    "get_num_new_matched_tokens",
+    "update_state_after_alloc",
+    "update_connector_output",
+    "request_finished_all_groups",
+    "get_kv_connector_stats",
+    "build_connector_meta",
+)
+
+
+def time_hooks(llm: Any) -> None:
+    """Adds up, step by step, the time the scheduler spends in the connector."""
+    scheduler = core_of(llm).scheduler
+    scheduler.hook_times = [0.0]
+
+    def timed(name: str) -> Any:
+        hook = getattr(scheduler.connector, name)
+
+        def called(*given: Any, **named: Any) -> Any:
+            began = time.perf_counter()
+            try:
+                return hook(*given, **named)
+            finally:
+                scheduler.hook_times[-1] += time.perf_counter() - began
+                if name == "build_connector_meta":
+                    scheduler.hook_times.append(0.0)
+
+        return called
+
+    if scheduler.connector is not None:
+        for name in HOOKS:
+            setattr(scheduler.connector, name, timed(name))
+
+
+def hooks(llm: Any) -> dict[str, float]:
+    times = sorted(core_of(llm).scheduler.hook_times)
+    at = {"median": 0.5, "p99": 0.99, "longest": 1.0}
+    answer = {name: times[int(share * (len(times) - 1))] * 1e6 for name, share in at.items()}
+    return answer | {"steps": len(times)}
+
+
+def count_preemptions(llm: Any) -> None:
+    scheduler = core_of(llm).scheduler
+    scheduler.preempted_for_the_test = 0
+    preempt = scheduler._preempt_request
+
+    def counted(*given: Any, **named: Any) -> Any:
+        scheduler.preempted_for_the_test += 1
+        return preempt(*given, **named)
+
+    scheduler._preempt_request = counted
+
+
+def main() -> None:
+    answers = os.fdopen(int(os.environ["KVTIER_ANSWERS"]), "w")
+
+    def say(answer: dict[str, Any]) -> None:
+        answers.write(json.dumps(answer) + "\n")
+        answers.flush()
+
+    llm = make_engine(json.loads(sys.stdin.readline()))
+    count_preemptions(llm)
+    time_hooks(llm)
+    say({"ready": True})
+    for line in sys.stdin:
+        order = json.loads(line)
+        match order["do"]:
+            case "generate":
+                say(generate(llm, order))
+            case "blocks":
+                say({"blocks": blocks(llm)})
+            case "counts":
+                say(counts(llm))
+            case "hooks":
+                say(hooks(llm))
+            case "forget":
+                # Drops the engine's own prefix cache, and nothing else.
+                say({"done": llm.reset_prefix_cache()})
+    # The end of standard input is an orderly end: the connector is shut down.
+    core_of(llm).shutdown()
+    say({"ended": True})
+
+
+if __name__ == "__main__":
+    main()

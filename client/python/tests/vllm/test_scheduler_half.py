@@ -1,0 +1,277 @@
+"""The scheduler half alone: no vLLM, no daemon, a clock that stands still."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import Any
+
+import kvtier
+from kvtier.vllm.scheduler_half import SchedulerHalf
+from kvtier.vllm.settings import Settings
+
+UNIT = 16
+SPACE = b"s" * 32
+
+
+class Found(list[int]):
+    """A leased prefix of so many blocks."""
+
+    def __init__(self, blocks: int) -> None:
+        super().__init__(range(blocks))
+        self.miss = None
+        self.released = False
+
+    def release(self) -> None:
+        self.released = True
+
+
+class Pending:
+    def __init__(self, answer: Found | kvtier.Error | None) -> None:
+        self.answer = answer
+
+    def poll(self) -> Found | None:
+        if isinstance(self.answer, kvtier.Error):
+            raise self.answer
+        return self.answer
+
+    def wait(self, timeout: float) -> Found:
+        raise kvtier.TimedOut("not yet")
+
+
+@dataclass
+class Daemon:
+    """What the half sees of a client."""
+
+    resident: int = 0
+    late: bool = False
+    asked: list[int] = field(default_factory=list)
+    found: list[Found] = field(default_factory=list)
+    pending: list[Pending] = field(default_factory=list)
+
+    def acquire_start(self, space: bytes, keys: list[bytes], *, min_tier: str, lease: float) -> Pending:
+        assert (space, min_tier) == (SPACE, "nvme")
+        self.asked.append(len(keys))
+        self.found.append(Found(min(self.resident, len(keys))))
+        self.pending.append(Pending(None if self.late else self.found[-1]))
+        return self.pending[-1]
+
+
+@dataclass
+class Link:
+    daemon: Daemon | None
+    settled: bool = True
+    errors: list[BaseException] = field(default_factory=list)
+
+    def client(self) -> Daemon | None:
+        return self.daemon
+
+    def lost(self, client: Any, error: BaseException) -> None:
+        self.errors.append(error)
+        self.daemon = None
+
+
+class World:
+    def __init__(self, resident: int = 0, **settings: Any) -> None:
+        self.daemon = Daemon(resident)
+        self.link = Link(self.daemon)
+        self.now = 100.0
+        self.half = SchedulerHalf(
+            Settings.read({"data_directory": "/d"} | settings),
+            self.link,  # type: ignore[arg-type]
+            SimpleNamespace(find=lambda adapter: SPACE if adapter is None else None),
+            unit_tokens=UNIT,
+            hash_tokens=UNIT,
+            blocks_per_unit=[1],
+            group_ids=[0],
+            clock=lambda: self.now,
+        )
+
+    def step(self, blocks: dict[str, list[int]] | None = None, **scheduled: int) -> Any:
+        held = blocks or {}
+        return self.half.step(scheduled, lambda request: (held[request],) if request in held else None)
+
+
+def request(tokens: int, name: str = "r", prompt: int | None = None, lora: Any = None) -> Any:
+    hashes = [bytes([index]) * 32 for index in range(tokens // UNIT)]
+    return SimpleNamespace(
+        request_id=name,
+        num_tokens=tokens,
+        num_prompt_tokens=prompt or tokens,
+        num_computed_tokens=0,
+        block_hashes=hashes,
+        lora_request=lora,
+    )
+
+
+def test_one_lookup_asks_for_the_whole_prompt_but_its_last_token() -> None:
+    world = World(resident=9)
+    whole = request(4 * UNIT)
+    assert world.half.matched(whole, 0) == (3 * UNIT, True)
+    assert world.half.matched(whole, 0) == (3 * UNIT, True), "and is not asked twice"
+    assert world.daemon.asked == [3]
+
+
+def test_what_the_engine_has_itself_is_not_offered_again() -> None:
+    world = World(resident=3)
+    assert world.half.matched(request(5 * UNIT), 2 * UNIT) == (UNIT, True)
+    assert world.half.matched(request(5 * UNIT, "other"), 3 * UNIT) == (0, False)
+    assert world.daemon.found[1].released, "what is no use is given back"
+
+
+def test_a_late_answer_is_asked_for_again_and_then_given_up() -> None:
+    world = World(resident=3)
+    world.daemon.late = True
+    late = request(4 * UNIT)
+    world.half.on_new(late)
+    assert world.half.matched(late, 0) == (None, False)
+    world.daemon.pending[0].answer = world.daemon.found[0]
+    assert world.half.matched(late, 0) == (3 * UNIT, True)
+
+    never = request(4 * UNIT, "never")
+    assert world.half.matched(never, 0) == (None, False)
+    world.now += 0.101
+    assert world.half.matched(never, 0) == (0, False)
+    assert isinstance(world.link.errors[0], kvtier.TimedOut), "a daemon that does not answer is left alone"
+    assert world.half.matched(never, 0) == (0, False)
+
+
+def test_a_daemon_that_fails_means_computing() -> None:
+    world = World(resident=3)
+    world.daemon.late = True
+    unlucky = request(4 * UNIT)
+    world.half.on_new(unlucky)
+    world.daemon.pending[0].answer = kvtier.Unavailable("gone")
+    assert world.half.matched(unlucky, 0) == (None, False), "a daemon that was restarted answers the second time"
+    world.daemon.pending[1].answer = kvtier.Unavailable("gone")
+    assert world.half.matched(unlucky, 0) == (0, False)
+    assert [str(error) for error in world.link.errors] == ["gone"]
+
+
+def test_the_first_requests_wait_for_the_first_connection_only_so_long() -> None:
+    world = World(resident=3)
+    world.link.daemon, world.link.settled = None, False
+    first = request(4 * UNIT)
+    assert world.half.matched(first, 0) == (None, False)
+    world.now += 11
+    assert world.half.matched(first, 0) == (0, False)
+    world.link.settled = True
+    assert world.half.matched(request(4 * UNIT, "later"), 0) == (0, False)
+
+
+def test_a_load_names_the_keys_and_blocks_after_the_engines_own() -> None:
+    world = World(resident=3)
+    some = request(4 * UNIT)
+    assert world.half.matched(some, UNIT) == (2 * UNIT, True)
+    world.half.allocated(some, [[7, 8, 9, 10]], 2 * UNIT)
+    (load,) = world.step().loads
+    assert (load.request, load.space) == ("r", SPACE)
+    assert load.keys == [bytes([1]) * 32, bytes([2]) * 32]
+    assert load.blocks == [[[8], [9]]]
+    assert world.step().loads == []
+
+
+def test_the_lease_lasts_until_the_load_has_ended_even_if_the_request_has() -> None:
+    world = World(resident=3)
+    some = request(4 * UNIT)
+    world.half.matched(some, 0)
+    world.half.allocated(some, [[7, 8, 9, 10]], 3 * UNIT)
+    world.half.finished("r")
+    assert not world.daemon.found[0].released
+    world.half.loaded(["r"], [])
+    assert world.daemon.found[0].released
+
+
+def test_a_request_that_goes_gives_everything_back() -> None:
+    world = World(resident=3)
+    found, asked = request(4 * UNIT, "found"), request(4 * UNIT, "asked")
+    world.half.matched(found, 0)
+    world.daemon.late = True
+    world.half.on_new(asked)
+    for name in ("found", "asked", "never seen"):
+        world.half.finished(name)
+    assert world.daemon.found[0].released
+    assert world.half._tracked == {}
+    assert world.half._asking == 0
+
+
+def test_a_lease_that_runs_out_while_there_is_no_room_is_renewed() -> None:
+    world = World(resident=3, lease_ms=10_000)
+    waiting = request(4 * UNIT)
+    world.half.matched(waiting, 0)
+    world.now += 6
+    assert world.half.matched(waiting, 0) == (3 * UNIT, True)
+    assert [found.released for found in world.daemon.found] == [True, False]
+
+
+def test_a_failed_hit_is_never_offered_again_and_stored_anew() -> None:
+    world = World(resident=3)
+    bad = request(4 * UNIT)
+    world.half.matched(bad, 0)
+    world.half.allocated(bad, [[7, 8, 9, 10]], 3 * UNIT)
+    world.step()
+    world.half.loaded(["r"], ["r"])
+    assert world.half.matched(bad, 0) == (0, False)
+    world.half.allocated(bad, [[7, 8, 9, 10]], 0)
+    (store,) = world.step({"r": [7, 8, 9, 10]}, r=4 * UNIT).stores
+    assert len(store.keys) == 4
+
+
+def test_blocks_are_stored_once_in_the_step_that_fills_them() -> None:
+    world = World(resident=1)
+    grows = request(4 * UNIT)
+    world.half.matched(grows, 0)
+    world.half.allocated(grows, [[7, 8, 9, 10]], UNIT)
+    grows.num_computed_tokens = UNIT
+    blocks = {"r": [7, 8, 9, 10]}
+    (store,) = world.step(blocks, r=UNIT + 3).stores
+    assert (store.keys, store.parent, store.blocks) == ([bytes([1]) * 32], bytes([0]) * 32, [[[8]]])
+    grows.num_computed_tokens = 2 * UNIT + 3
+    (store,) = world.step(blocks, r=2 * UNIT - 3).stores
+    assert (store.parent, store.blocks) == (bytes([1]) * 32, [[[9], [10]]])
+    grows.num_computed_tokens = 4 * UNIT
+    assert world.step(blocks, r=1).stores == []
+
+
+def test_the_engines_own_hits_that_kvtier_lost_are_stored_again() -> None:
+    world = World(resident=0)
+    local = request(4 * UNIT)
+    assert world.half.matched(local, 2 * UNIT) == (0, False)
+    world.half.allocated(local, [[7, 8, 9, 10]], 0)
+    local.num_computed_tokens = 2 * UNIT
+    (store,) = world.step({"r": [7, 8, 9, 10]}, r=2 * UNIT).stores
+    assert (store.parent, len(store.keys)) == (None, 4)
+
+
+def test_answers_are_not_stored_when_only_prompts_are_wanted() -> None:
+    world = World(store="prompt")
+    answers = request(4 * UNIT, prompt=2 * UNIT + 1)
+    world.half.matched(answers, 0)
+    (store,) = world.step({"r": [7, 8, 9, 10]}, r=4 * UNIT).stores
+    assert len(store.keys) == 2
+
+
+def test_blocks_outside_a_sliding_window_end_a_store() -> None:
+    world = World()
+    slides = request(4 * UNIT)
+    world.half.matched(slides, 0)
+    (store,) = world.step({"r": [7, 8, 0, 10]}, r=4 * UNIT).stores
+    assert store.blocks == [[[7], [8]]]
+
+
+def test_an_adapter_without_a_space_is_computed_and_not_stored() -> None:
+    world = World(resident=3)
+    tuned = request(4 * UNIT, lora=SimpleNamespace(lora_name="a", lora_path="/a"))
+    assert world.half.matched(tuned, 0) == (0, False)
+    assert world.step({"r": [7, 8, 9, 10]}, r=4 * UNIT).stores == []
+    assert world.daemon.asked == []
+
+
+def test_after_a_change_of_weights_nothing_found_before_counts() -> None:
+    world = World(resident=3)
+    old = request(4 * UNIT)
+    world.half.matched(old, 0)
+    world.half.forget_found()
+    assert world.daemon.found[0].released
+    world.half.matched(old, 0)
+    assert len(world.daemon.asked) == 2
