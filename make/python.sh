@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Installs the Python package as a user would (pip install ./client/python) into a virtual environment of its own, and runs
-# its tests against target/release/kvtierd. The environment and what it needs are kept in .kvtier/venv.
+# its tests against target/release/kvtierd (those with vLLM are make/vllm.sh's). The environment and what it needs are
+# kept in .kvtier/venv.
 #   make/python.sh              everything
 #   make/python.sh -k views     what pytest is to run
 #   BEAT_LOG=file make/python.sh    keeps what pytest printed
@@ -28,4 +29,4 @@ PATH=$venv/bin:$PATH make/beat.sh "python package" "$venv/bin/pip" install --qui
 
 cd client/python
 export PYTHONDONTWRITEBYTECODE=1
-BEAT_LOG=$log ../../make/beat.sh "python test" "$venv/bin/python" -m pytest -q -p no:cacheprovider "$@"
+BEAT_LOG=$log ../../make/beat.sh "python test" "$venv/bin/python" -m pytest -q -p no:cacheprovider --ignore tests/vllm "$@"

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import threading
+import time
 import tomllib
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -99,7 +100,19 @@ class Daemon:
         self.reader.join(PATIENCE)
 
     def pause(self) -> None:
+        """Stops it; every thread has stopped when this returns, which the signal alone does not promise."""
         self.process.send_signal(signal.SIGSTOP)
+        deadline = time.monotonic() + 30
+        while any(self.state_of(task) not in "Tt" for task in Path(f"/proc/{self.process.pid}/task").iterdir()):
+            assert time.monotonic() < deadline, "a thread of the daemon goes on after SIGSTOP"
+
+    @staticmethod
+    def state_of(task: Path) -> str:
+        """R, S, D, T, ...; T for a thread that has ended meanwhile."""
+        try:
+            return (task / "stat").read_text().rsplit(")", 1)[1].split()[0]
+        except (FileNotFoundError, ProcessLookupError):
+            return "T"
 
     def resume(self) -> None:
         self.process.send_signal(signal.SIGCONT)
