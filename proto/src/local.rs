@@ -31,13 +31,15 @@ pub enum Method {
     Fence = 8,
     /// Nothing of this attachment will be written any more, and it is over: what a client says before it closes.
     Detach = 9,
+    /// Something was put into a ring whose reader sleeps. From either end; no message, no answer.
+    Bell = 10,
 }
 
 impl Method {
     /// The method with this number.
     pub fn from_number(number: u8) -> Option<Self> {
         use Method::*;
-        [Attach, Reserve, Commit, Abort, Acquire, Poll, ReleaseLeases, Fence, Detach]
+        [Attach, Reserve, Commit, Abort, Acquire, Poll, ReleaseLeases, Fence, Detach, Bell]
             .into_iter()
             .find(|method| *method as u8 == number)
     }
@@ -54,6 +56,7 @@ impl Method {
             Self::ReleaseLeases => "release_leases",
             Self::Fence => "fence",
             Self::Detach => "detach",
+            Self::Bell => "bell",
         }
     }
 }
@@ -100,6 +103,11 @@ impl Header {
     }
 }
 
+/// The frame that wakes the reader of a ring.
+pub fn bell(kind: Kind) -> [u8; HEADER_BYTES] {
+    Header { length: 0, method: Method::Bell, kind, tag: 0 }.encode()
+}
+
 /// A whole frame.
 pub fn frame(method: Method, kind: Kind, tag: u16, message: &impl prost::Message) -> Vec<u8> {
     let length = message.encoded_len();
@@ -124,7 +132,7 @@ mod tests {
     #[test]
     fn what_is_no_header_is_refused() {
         let too_long = (MESSAGE_BYTES_MAX as u32 + 1).to_le_bytes();
-        for bytes in [*b"GET / HT", [0, 0, 0, 0, 0, 0, 0, 0], [0, 0, 0, 0, 1, 3, 0, 0], [0, 0, 0, 0, 10, 0, 0, 0]] {
+        for bytes in [*b"GET / HT", [0, 0, 0, 0, 0, 0, 0, 0], [0, 0, 0, 0, 1, 3, 0, 0], [0, 0, 0, 0, 11, 0, 0, 0]] {
             assert_eq!(Header::decode(&bytes), None, "{bytes:?}");
         }
         let [a, b, c, d] = too_long;

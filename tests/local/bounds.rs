@@ -83,7 +83,7 @@ async fn a_client_that_takes_no_answers_is_no_longer_heard_and_harms_nobody() {
     let client = writer(&world);
     store(&client, digest(&world), &chain);
     let mut stream = connect(&world);
-    let attach = kvtier_proto::v1::AttachRequest { client: "deaf".into(), role: 1, tenant: "test".into() };
+    let attach = kvtier_proto::v1::AttachRequest { client: "deaf".into(), role: 1, tenant: "test".into(), ring: false };
     let request = kvtier_proto::v1::AcquireRequest {
         space: world.space.clone(),
         keys: chain.iter().flat_map(|block| block.key.to_vec()).collect(),

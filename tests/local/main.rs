@@ -11,6 +11,7 @@ mod puppet;
 mod put_get;
 mod raw;
 mod restarts;
+mod rings;
 mod stops;
 mod tenants;
 

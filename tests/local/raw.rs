@@ -34,8 +34,26 @@ impl Raw {
     }
 
     pub fn attach(world: &World, role: v1::LocalRole, tenant: &str) -> Result<Self, v1::LocalFailure> {
+        let (raw, files) = Self::attach_as(world, role, tenant, false)?;
+        assert!(files.is_empty(), "nobody asked for rings");
+        Ok(raw)
+    }
+
+    /// A reader with rings; its file is the client's to map as it likes.
+    pub fn with_rings(world: &World) -> (Self, OwnedFd) {
+        let attached = Self::attach_as(world, v1::LocalRole::Reader, "test", true);
+        let (raw, mut files) = attached.expect("our own user may attach");
+        (raw, files.pop().expect("the rings' file"))
+    }
+
+    fn attach_as(
+        world: &World,
+        role: v1::LocalRole,
+        tenant: &str,
+        ring: bool,
+    ) -> Result<(Self, Vec<OwnedFd>), v1::LocalFailure> {
         let mut stream = connect(world);
-        let request = v1::AttachRequest { client: "raw".into(), role: role.into(), tenant: tenant.into() };
+        let request = v1::AttachRequest { client: "raw".into(), role: role.into(), tenant: tenant.into(), ring };
         stream.write_all(&frame(Method::Attach, Kind::Request, 1, &request)).expect("sent");
         let mut bytes = [0; 4096];
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(4))];
@@ -55,8 +73,25 @@ impl Raw {
             return Err(v1::LocalFailure::decode(message).expect("a failure"));
         }
         let answer = v1::AttachResponse::decode(message).expect("an answer");
+        assert_eq!(files.len(), 2 + usize::from(answer.ring));
+        let rest = files.split_off(2);
         let [arena, generations] = <[OwnedFd; 2]>::try_from(files).expect("two descriptors");
-        Ok(Self { stream, tag: 1, attachment: answer.attachment, arena, generations })
+        Ok((Self { stream, tag: 1, attachment: answer.attachment, arena, generations }, rest))
+    }
+
+    /// Sends bytes as they are.
+    pub fn send(&mut self, bytes: &[u8]) {
+        self.stream.write_all(bytes).expect("sent");
+    }
+
+    /// Waits for the next frame on the socket; `None`: the daemon has closed the connection.
+    pub fn hear(&mut self) -> Option<(Header, Vec<u8>)> {
+        let mut head = [0; HEADER_BYTES];
+        self.stream.read_exact(&mut head).ok()?;
+        let header = Header::decode(&head).expect("a header");
+        let mut message = vec![0; header.length as usize];
+        self.stream.read_exact(&mut message).expect("a whole frame");
+        Some((header, message))
     }
 
     pub fn ask<A: Message + Default>(&mut self, method: Method, request: &impl Message) -> Result<A, v1::LocalFailure> {

@@ -23,6 +23,7 @@ const ALLOWED: &[Allowed] = &[
     allowed("kvtier-wal", &["kvtier-engine", "kvtier-identity", "kvtier-device"]),
     allowed("kvtier-index", &["kvtier-engine", "kvtier-identity"]),
     allowed("kvtier-proto", &[]),
+    allowed("kvtier-ring", &[]),
     allowed(
         "kvtierd",
         &[
@@ -34,9 +35,10 @@ const ALLOWED: &[Allowed] = &[
             "kvtier-wal",
             "kvtier-index",
             "kvtier-proto",
+            "kvtier-ring",
         ],
     ),
-    allowed("kvtier-client", &["kvtier-proto", "kvtier-identity"]),
+    allowed("kvtier-client", &["kvtier-proto", "kvtier-ring", "kvtier-identity"]),
     allowed("kvtier", &["kvtier-proto", "kvtier-identity", "kvtier-client"]),
     allowed("kvtier-python", &["kvtier-identity", "kvtier-client"]),
     allowed("kvtier-bench", &["*"]),

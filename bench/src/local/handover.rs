@@ -1,6 +1,6 @@
 //! How long it takes to be told where a chain is: no byte of it is touched.
 //!
-//! In turns, a slice of the calls each: the raw socket with both ends spinning for 50 µs, the same without spinning, and the
+//! In turns, a slice of the calls each: the raw socket with both ends spinning for 100 µs over rings and socket, the same without spinning, and the
 //! same message over gRPC on the unix socket.
 
 use std::fmt::Write;

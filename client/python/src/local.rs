@@ -85,7 +85,7 @@ impl LocalClient {
 impl LocalClient {
     #[new]
     #[pyo3(signature = (socket, *, tenant, name="python", role="writer", connect_timeout=5.0, call_timeout=10.0,
-                        wait_timeout=60.0, spin=50e-6, threads=4))]
+                        wait_timeout=60.0, spin=100e-6, threads=4))]
     #[expect(clippy::too_many_arguments, reason = "they are Python's keyword arguments")]
     fn new(
         py: Python<'_>,

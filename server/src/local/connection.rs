@@ -1,4 +1,4 @@
-//! One connection of the raw socket: its bytes in and out, and the requests in them.
+//! One connection: the raw socket and the rings beside it, their bytes in and out, and the requests in them.
 
 use std::io::{self, IoSlice, Read, Write};
 use std::mem::MaybeUninit;
@@ -7,13 +7,15 @@ use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 
 use futures::future::BoxFuture;
-use kvtier_proto::local::{ATTACH_BYTES_MAX, HEADER_BYTES, Header, Kind, Method, frame};
+use kvtier_proto::local::{ATTACH_BYTES_MAX, HEADER_BYTES, Header, Kind, Method, bell, frame};
 use kvtier_proto::v1;
+use kvtier_ring::Sent;
 use prost::Message;
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
 use tonic::{Code, Status};
 
 use super::peer::LocalPeer;
+use super::ring::Rings;
 use super::session::Session;
 
 /// Requests of one connection that wait for something. The next one is read when one is answered.
@@ -28,6 +30,8 @@ pub(super) struct Connection {
     stream: UnixStream,
     pub(super) peer: LocalPeer,
     pub(super) session: Option<Arc<Session>>,
+    /// From its attachment on, if it wants them.
+    pub(super) rings: Option<Rings>,
     /// Why it will not be attached.
     pub(super) refusal: Option<Status>,
     /// The beginning of a frame whose end has not come.
@@ -59,7 +63,18 @@ pub(super) enum Broken {
 impl Connection {
     pub(super) fn new(stream: UnixStream, peer: LocalPeer, refusal: Option<Status>) -> Self {
         let (inbox, outbox) = (Vec::new(), Vec::new());
-        Self { stream, peer, session: None, refusal, inbox, outbox, sent: 0, in_flight: 0, watched: (true, false) }
+        Self {
+            stream,
+            peer,
+            session: None,
+            rings: None,
+            refusal,
+            inbox,
+            outbox,
+            sent: 0,
+            in_flight: 0,
+            watched: (true, false),
+        }
     }
 
     /// Whether more requests may be read.
@@ -86,26 +101,21 @@ impl Connection {
         }
     }
 
-    /// The next whole request among the bytes that were read.
+    /// The next whole request in the ring, else among the bytes that were read from the socket.
     pub(super) fn next(&mut self) -> Result<Option<Request>, Broken> {
-        let Some((head, rest)) = self.inbox.split_first_chunk::<HEADER_BYTES>() else {
+        let is_attached = self.session.is_some();
+        if let Some(rings) = &mut self.rings {
+            let frames = rings.frames()?;
+            if !frames.is_empty() {
+                let request = take_request(frames, is_attached)?;
+                return request.map(Some).ok_or(Broken::Garbage("an entry of its ring ends within a frame"));
+            }
+        }
+        let request = take_request(&mut self.inbox, is_attached)?;
+        if request.is_none() {
             self.give_back_memory();
-            return Ok(None);
-        };
-        let header = Header::decode(head).ok_or(Broken::Garbage("it is no frame of kvtier's local protocol"))?;
-        if header.kind != Kind::Request {
-            return Err(Broken::Garbage("a client sends requests only"));
         }
-        if self.session.is_none() && (header.method != Method::Attach || header.length as usize > ATTACH_BYTES_MAX) {
-            return Err(Broken::Garbage("the first frame is Attach"));
-        }
-        let length = header.length as usize;
-        if rest.len() < length {
-            return Ok(None);
-        }
-        let payload = rest[..length].to_vec();
-        self.inbox.drain(..HEADER_BYTES + length);
-        Ok(Some(Request { header, payload }))
+        Ok(request)
     }
 
     fn give_back_memory(&mut self) {
@@ -114,8 +124,17 @@ impl Connection {
         }
     }
 
-    /// Sends a frame, or keeps what the socket does not take.
+    /// Sends a frame: through the ring if it takes it, else over the socket.
     pub(super) fn send(&mut self, frame: &[u8]) -> Result<(), Broken> {
+        match self.rings.as_mut().map_or(Ok(Sent::No), |rings| rings.send(frame))? {
+            Sent::Looked => Ok(()),
+            Sent::RingBell => self.send_on_socket(&bell(Kind::Answer)),
+            Sent::No => self.send_on_socket(frame),
+        }
+    }
+
+    /// Sends a frame, or keeps what the socket does not take.
+    pub(super) fn send_on_socket(&mut self, frame: &[u8]) -> Result<(), Broken> {
         let taken = if self.must_write() { 0 } else { self.write(frame)? };
         self.outbox.extend_from_slice(&frame[taken..]);
         Ok(())
@@ -150,11 +169,11 @@ impl Connection {
     }
 
     /// Sends a short frame with descriptors, as the first one of a connection.
-    pub(super) fn send_with(&self, frame: &[u8], descriptors: &[OwnedFd; 2]) -> Result<(), Broken> {
-        let descriptors = [descriptors[0].as_fd(), descriptors[1].as_fd()];
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(2))];
+    pub(super) fn send_with(&self, frame: &[u8], descriptors: &[OwnedFd]) -> Result<(), Broken> {
+        let descriptors: Vec<BorrowedFd<'_>> = descriptors.iter().map(AsFd::as_fd).collect();
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(3))];
         let mut control = SendAncillaryBuffer::new(&mut space);
-        assert!(control.push(SendAncillaryMessage::ScmRights(&descriptors)), "the space is for two descriptors");
+        assert!(control.push(SendAncillaryMessage::ScmRights(&descriptors)), "the space is for three descriptors");
         let sent = rustix::net::sendmsg(&self.stream, &[IoSlice::new(frame)], &mut control, SendFlags::NOSIGNAL);
         match sent {
             Ok(count) if count == frame.len() => Ok(()),
@@ -168,6 +187,25 @@ impl AsFd for Connection {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.stream.as_fd()
     }
+}
+
+/// Takes the first whole request out of what was read.
+fn take_request(inbox: &mut Vec<u8>, is_attached: bool) -> Result<Option<Request>, Broken> {
+    let Some((head, rest)) = inbox.split_first_chunk::<HEADER_BYTES>() else { return Ok(None) };
+    let header = Header::decode(head).ok_or(Broken::Garbage("it is no frame of kvtier's local protocol"))?;
+    if header.kind != Kind::Request {
+        return Err(Broken::Garbage("a client sends requests only"));
+    }
+    let length = header.length as usize;
+    if !is_attached && (header.method != Method::Attach || length > ATTACH_BYTES_MAX) {
+        return Err(Broken::Garbage("the first frame is Attach"));
+    }
+    if rest.len() < length {
+        return Ok(None);
+    }
+    let payload = rest[..length].to_vec();
+    inbox.drain(..HEADER_BYTES + length);
+    Ok(Some(Request { header, payload }))
 }
 
 /// Begins a request of an attached client; resolves to the frame that answers it.
@@ -197,7 +235,7 @@ pub(super) fn begin(session: Arc<Session>, request: Request) -> Result<BoxFuture
             answer!(v1::ReleaseLeasesRequest, now |session: &Arc<Session>, message| session.release(message))
         }
         Method::Fence => answer!(v1::FenceRequest, now |session: &Arc<Session>, message| session.fence(message)),
-        Method::Attach | Method::Detach => {
+        Method::Attach | Method::Detach | Method::Bell => {
             return Err(Status::new(Code::FailedPrecondition, "this connection is attached"));
         }
     })

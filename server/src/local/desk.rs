@@ -147,6 +147,7 @@ impl Desk {
             page_bytes: PAGE_BYTES as u32,
             client_bytes_max: self.limits.client_bytes_max,
             client_blocks_max: self.limits.client_blocks_max,
+            ring: false,
         };
         Ok((session, answer, [arena, generations]))
     }

@@ -39,6 +39,7 @@ mod peer;
 mod quarantine;
 mod reactor;
 mod reserve;
+mod ring;
 pub mod session;
 mod tenancy;
 mod wake;

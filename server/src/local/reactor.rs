@@ -3,7 +3,8 @@
 //! A request is answered on the spot by polling its future once; what has to wait goes to the runtime and comes back
 //! through the bell ([`super::wake`]). After a request the thread looks again for a short while before it sleeps, so
 //! that workers that ask one thing after the other do not pay for a wake-up each time; it sleeps without a timeout when
-//! nobody asks, so that idle workers cost nothing.
+//! nobody asks, so that idle workers cost nothing. A connection with rings is looked at in shared memory, on a list of
+//! those that have asked lately; what has left the list rings over the socket.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
@@ -14,6 +15,8 @@ use std::time::Duration;
 
 use kvtier_engine::port::{Moment, Spawn};
 use kvtier_proto::local::{Kind, Method, frame};
+use kvtier_proto::v1;
+use kvtier_ring::Patience;
 use rustix::event::{Timespec, epoll};
 use tonic::{Code, Status};
 
@@ -21,12 +24,15 @@ use super::LocalSocket;
 use super::connection::{Broken, Connection, Request, begin, decode, failure};
 use super::desk::Desk;
 use super::peer::LocalPeer;
+use super::ring::Rings;
 use super::session::Leaving;
 use super::wake::Wake;
 
 const EVENTS_MAX: usize = 256;
-/// Requests after which it does not spin once spinning was in vain.
-const SPIN_REST: u32 = 64;
+/// Looks at the rings between two looks at the sockets: one of those costs a system call.
+const LOOKS: u32 = 64;
+/// Requests of one connection's ring before others have a turn.
+const RING_TURN: u32 = 16;
 /// A wait that does not.
 const LOOK: Timespec = Timespec { tv_sec: 0, tv_nsec: 0 };
 /// Bytes read from one connection before others have a turn.
@@ -55,12 +61,15 @@ pub(super) struct Reactor {
     wake: Arc<Wake>,
     connections: BTreeMap<u64, Connection>,
     next: u64,
+    /// Connections whose rings are looked at.
+    looked_at: Vec<u64>,
     /// Connections that had not attached when they came, oldest first.
     strangers: VecDeque<(Moment, u64)>,
     accept_again: Option<Moment>,
-    spin_until: Moment,
-    /// Requests after which not to spin, because spinning was in vain: nobody asked, or could not on this very core.
-    rest: u32,
+    /// Until when sockets are looked at without sleeping.
+    spin_until: Option<Moment>,
+    /// Spinning is in vain when nobody asks, or could not on this very core. For connections without rings.
+    patience: Patience,
     scratch: Vec<u8>,
 }
 
@@ -74,7 +83,6 @@ impl Reactor {
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
         epoll::add(&epoll, &socket.listener, epoll::EventData::new_u64(LISTENER), epoll::EventFlags::IN)?;
         epoll::add(&epoll, &*wake, epoll::EventData::new_u64(BELL), epoll::EventFlags::IN)?;
-        let spin_until = desk.clock.now();
         Ok(Self {
             epoll,
             socket,
@@ -83,10 +91,11 @@ impl Reactor {
             wake,
             connections: BTreeMap::new(),
             next: 0,
+            looked_at: Vec::new(),
             strangers: VecDeque::new(),
             accept_again: None,
-            spin_until,
-            rest: 0,
+            spin_until: None,
+            patience: Patience::default(),
             scratch: vec![0; SCRATCH_BYTES],
         })
     }
@@ -94,7 +103,15 @@ impl Reactor {
     /// Serves until it is stopped.
     pub(super) fn run(mut self) {
         let mut events = Vec::with_capacity(EVENTS_MAX);
+        let mut looks = 0;
         while !self.wake.is_stopped() {
+            self.look_at_rings();
+            looks += 1;
+            if looks < LOOKS && !self.looked_at.is_empty() {
+                std::hint::spin_loop();
+                continue;
+            }
+            looks = 0;
             let pause = self.pause();
             events.clear();
             let waited = epoll::wait(&self.epoll, rustix::buffer::spare_capacity(&mut events), pause.as_ref());
@@ -104,8 +121,13 @@ impl Reactor {
                 // Only a broken descriptor of our own can do that.
                 panic!("waiting for local clients failed: {error}");
             }
-            if events.is_empty() && pause == Some(LOOK) && self.spin_until <= self.desk.clock.now() {
-                self.rest = SPIN_REST;
+            if let Some(until) = self.spin_until {
+                if !events.is_empty() {
+                    self.patience.was_rewarded();
+                } else if until <= self.desk.clock.now() {
+                    self.spin_until = None;
+                    self.patience.looked_in_vain();
+                }
             }
             for event in events.drain(..) {
                 self.serve(event.data.u64(), event.flags);
@@ -123,7 +145,7 @@ impl Reactor {
     /// How long to wait for the next event: not at all while spinning, else until the next deadline.
     fn pause(&self) -> Option<Timespec> {
         let now = self.desk.clock.now();
-        if now < self.spin_until {
+        if self.spin_until.is_some() || !self.looked_at.is_empty() {
             return Some(LOOK);
         }
         let stranger = self.strangers.front().map(|(since, _)| since.after(self.desk.limits.attach_timeout));
@@ -224,20 +246,75 @@ impl Reactor {
         self.pump(number, flags.contains(epoll::EventFlags::IN) || gone);
     }
 
+    /// Serves what is in the rings on the list, and takes those off it that nobody has used for a while.
+    fn look_at_rings(&mut self) {
+        let mut at = 0;
+        while let Some(&number) = self.looked_at.get(at) {
+            if self.look_at(number) {
+                at += 1;
+            } else {
+                self.looked_at.swap_remove(at);
+            }
+        }
+    }
+
+    /// Whether to look again.
+    fn look_at(&mut self, number: u64) -> bool {
+        let Some(connection) = self.connections.get_mut(&number) else { return false };
+        let may_read = connection.may_read();
+        let Some(rings) = &mut connection.rings else { return false };
+        if !may_read {
+            // It is looked at again when an answer has gone.
+            rings.is_watched = false;
+            return false;
+        }
+        if rings.has_request() {
+            if rings.look_until.is_some() {
+                rings.patience.was_rewarded();
+            }
+            self.pump(number, false);
+            return true;
+        }
+        let now = self.desk.clock.now();
+        if rings.look_until.is_some_and(|until| now < until) {
+            return true;
+        }
+        if rings.look_until.take().is_some() {
+            rings.patience.looked_in_vain();
+        }
+        rings.is_watched = !rings.sleep();
+        rings.is_watched
+    }
+
+    /// Puts a connection's rings on the list.
+    fn look_later(&mut self, number: u64) {
+        let Some(rings) = self.connections.get_mut(&number).and_then(|connection| connection.rings.as_mut()) else {
+            return;
+        };
+        if !rings.is_watched {
+            rings.is_watched = true;
+            rings.wake();
+            self.looked_at.push(number);
+        }
+    }
+
     /// Serves the requests that are there, and reads once more if asked to.
     fn pump(&mut self, number: u64, read: bool) {
         let mut scratch = std::mem::take(&mut self.scratch);
         let outcome = self.pump_with(number, read, &mut scratch);
         self.scratch = scratch;
         match outcome {
-            Ok(None) => self.watch(number),
+            Ok(None) => {
+                self.watch(number);
+                self.look_later(number);
+            }
             Ok(Some(leaving)) => self.close(number, leaving),
             Err(Broken::Closed) => self.close(number, Leaving::Lost),
             Err(Broken::Garbage(why)) => {
                 tracing::warn!(why, "a local connection was closed");
                 let status = Status::new(Code::InvalidArgument, format!("the connection is closed: {why}"));
                 if let Some(connection) = self.connections.get_mut(&number) {
-                    connection.send(&failure(Method::Attach, 0, &status)).ok();
+                    connection.send_on_socket(&failure(Method::Attach, 0, &status)).ok();
                 }
                 self.close(number, Leaving::Lost);
             }
@@ -246,13 +323,21 @@ impl Reactor {
 
     fn pump_with(&mut self, number: u64, read: bool, scratch: &mut [u8]) -> Result<Option<Leaving>, Broken> {
         let mut may_fill = read;
+        let mut turn = RING_TURN;
         loop {
             let Some(connection) = self.connections.get_mut(&number) else { return Ok(None) };
             if !connection.may_read() {
                 return Ok(None);
             }
+            if connection.rings.as_ref().is_some_and(Rings::has_request) {
+                if turn == 0 {
+                    return Ok(None);
+                }
+                turn -= 1;
+            }
             match connection.next()? {
                 Some(request) if request.header.method == Method::Detach => return Ok(Some(Leaving::Done)),
+                Some(request) if request.header.method == Method::Bell => {}
                 Some(request) => self.take(number, request)?,
                 None if may_fill => {
                     connection.fill(scratch)?;
@@ -276,14 +361,12 @@ impl Reactor {
         match answering.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
             Poll::Ready(_) if tag == 0 => {
                 // Who lets go is likely to ask again: the look lasts from here, unless looking was in vain.
-                if self.rest == 0 {
-                    self.spin();
-                }
+                self.prolong(number);
                 Ok(())
             }
             Poll::Ready(frame) => {
                 let sent = connection.send(&frame);
-                self.spin();
+                self.spin(number);
                 sent
             }
             Poll::Pending => {
@@ -296,11 +379,26 @@ impl Reactor {
     }
 
     /// Looks for the next request for a while before it sleeps, unless that was in vain lately.
-    fn spin(&mut self) {
-        if self.rest > 0 {
-            self.rest -= 1;
-        } else {
-            self.spin_until = self.desk.clock.now().after(self.desk.limits.spin);
+    fn spin(&mut self, number: u64) {
+        let until = self.desk.clock.now().after(self.desk.limits.spin);
+        let (patience, look_until) = self.look(number);
+        *look_until = patience.takes_turn().then_some(until);
+    }
+
+    /// The same without taking a turn for it.
+    fn prolong(&mut self, number: u64) {
+        let until = self.desk.clock.now().after(self.desk.limits.spin);
+        let (patience, look_until) = self.look(number);
+        if patience.is_rested() {
+            *look_until = Some(until);
+        }
+    }
+
+    /// Whose look it is: the connection's own at its rings, or the one at all sockets.
+    fn look(&mut self, number: u64) -> (&mut Patience, &mut Option<Moment>) {
+        match self.connections.get_mut(&number).and_then(|connection| connection.rings.as_mut()) {
+            Some(rings) => (&mut rings.patience, &mut rings.look_until),
+            None => (&mut self.patience, &mut self.spin_until),
         }
     }
 
@@ -311,9 +409,18 @@ impl Reactor {
             connection.send(&failure(Method::Attach, tag, &status))?;
             return Err(Broken::Closed);
         }
-        let attached = decode(&request.payload).and_then(|message| self.desk.attach(connection.peer, &message));
+        let attached = decode::<v1::AttachRequest>(&request.payload)
+            .and_then(|message| Ok((message.ring, self.desk.attach(connection.peer, &message)?)));
         match attached {
-            Ok((session, answer, descriptors)) => {
+            Ok((wants_ring, (session, mut answer, descriptors))) => {
+                let mut descriptors = Vec::from(descriptors);
+                // A process without descriptors left goes on with the socket alone.
+                let rings = wants_ring.then(Rings::create).and_then(Result::ok);
+                connection.rings = rings.map(|(rings, file)| {
+                    descriptors.push(file);
+                    rings
+                });
+                answer.ring = connection.rings.is_some();
                 let sent = connection.send_with(&frame(Method::Attach, Kind::Answer, tag, &answer), &descriptors);
                 connection.session = Some(session);
                 sent
@@ -330,7 +437,7 @@ impl Reactor {
         if wanted && connection.send(frame).is_err() {
             return self.close(number, Leaving::Lost);
         }
-        self.spin();
+        self.spin(number);
         self.pump(number, false);
     }
 

@@ -93,7 +93,7 @@ class LocalClient:
         connect_timeout: float = 5.0,
         call_timeout: float = 10.0,
         wait_timeout: float = 60.0,
-        spin: float = 5e-05,
+        spin: float = 0.0001,
         threads: int = 4,
     ) -> Self: ...
     @property

@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use kvtier_proto::local::{ATTACH_BYTES_MAX, HEADER_BYTES, Header, Kind, Method, frame};
+use kvtier_ring::{Receiver, Sender};
 use prost::Message;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags};
@@ -26,6 +27,9 @@ const ATTACH: Call = Call::reading("attach");
 const PAGE_BYTES: u32 = 4096;
 /// When to try again after the daemon could not be reached.
 const RETRY_AFTER: Duration = Duration::from_millis(200);
+
+/// The client's ends of the rings.
+pub(super) type Rings = (Sender, Receiver);
 
 /// The memory of one incarnation of the daemon, and this client's name there.
 #[derive(Debug)]
@@ -52,23 +56,33 @@ impl Attachment {
 }
 
 /// Connects and attaches.
-pub(super) fn attach(path: &Path, options: &LocalOptions) -> Result<(UnixStream, Attachment), ClientError> {
+pub(super) fn attach(
+    path: &Path,
+    options: &LocalOptions,
+) -> Result<(UnixStream, Option<Rings>, Attachment), ClientError> {
     let at = endpoint(path);
     let unavailable =
         |detail: String| ClientError::Unavailable { endpoint: at.clone(), detail, retry_after: RETRY_AFTER };
     let deadline = now() + options.connect_timeout;
     let mut stream = UnixStream::connect(path).map_err(|error| unavailable(error.to_string()))?;
     let role = if options.writer { wire::LocalRole::Writer } else { wire::LocalRole::Reader };
-    let request =
-        wire::AttachRequest { client: options.client.clone(), role: role.into(), tenant: options.tenant.clone() };
+    let request = wire::AttachRequest {
+        client: options.client.clone(),
+        role: role.into(),
+        tenant: options.tenant.clone(),
+        ring: options.ring,
+    };
     let sent = stream.write_all(&frame(Method::Attach, Kind::Request, 1, &request));
     sent.map_err(|error| unavailable(error.to_string()))?;
-    let (kind, message, files) = receive(&stream, deadline).map_err(|error| unavailable(error.to_string()))?;
+    let (kind, message, mut files) = receive(&stream, deadline).map_err(|error| unavailable(error.to_string()))?;
     if kind == Kind::Failure {
         return Err(explain(&at, ATTACH, options.connect_timeout, &status_of(&message)));
     }
     let broken = |detail: String| ClientError::protocol(ATTACH.name, detail);
     let answer = wire::AttachResponse::decode(&message[..]).map_err(|error| broken(error.to_string()))?;
+    let ring = if answer.ring { files.pop() } else { None };
+    let rings =
+        ring.map(|file| kvtier_ring::open(&file)).transpose().map_err(|error| unavailable(error.to_string()))?;
     let [arena, generations] = <[OwnedFd; 2]>::try_from(files)
         .map_err(|files| broken(format!("{} descriptors came instead of 2", files.len())))?;
     let name = answer.attachment[..].try_into().map_err(|_| broken("the attachment has no name".to_owned()))?;
@@ -84,7 +98,7 @@ pub(super) fn attach(path: &Path, options: &LocalOptions) -> Result<(UnixStream,
         open: AtomicUsize::new(0),
         lost: AtomicBool::new(false),
     };
-    Ok((stream, attachment))
+    Ok((stream, rings, attachment))
 }
 
 /// Reads the first answer, with the descriptors that come with it.

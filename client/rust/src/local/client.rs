@@ -206,8 +206,8 @@ impl Shared {
         if let Some(line) = &*place {
             return Ok(line.clone());
         }
-        let (stream, attachment) = attach(&self.path, &self.options)?;
-        let link = Link::new(stream, self.options.spin).map_err(|error| self.unavailable(error.to_string()))?;
+        let (stream, rings, attachment) = attach(&self.path, &self.options)?;
+        let link = Link::new(stream, rings, self.options.spin).map_err(|error| self.unavailable(error.to_string()))?;
         let line = Line { link: Arc::new(link), attachment: Arc::new(attachment) };
         *place = Some(line.clone());
         Ok(line)

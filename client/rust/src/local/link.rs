@@ -1,7 +1,9 @@
-//! One connection to the raw socket, used by any number of threads at a time.
+//! One connection, the raw socket and the rings beside it, used by any number of threads at a time.
 //!
 //! Whoever waits for an answer while nobody reads becomes the reader, and hands other threads' answers to them. A reader
 //! looks for its answer for a short while before it sleeps ([`super::LocalOptions::spin`]): a wake-up costs more than a round trip.
+//!
+//! What one thread says in turn arrives in that order, whether it goes through the ring or, being longer, over the socket.
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
@@ -10,21 +12,25 @@ use std::os::unix::net::UnixStream;
 use std::sync::{Condvar, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
-use kvtier_proto::local::{HEADER_BYTES, Header, Kind, Method};
+use kvtier_proto::local::{HEADER_BYTES, Header, Kind, Method, bell};
+use kvtier_ring::{Patience, Receiver, Sender, Sent};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 /// An answer: what kind, and its message.
 pub(super) type Answer = (Kind, Vec<u8>);
 
 const READ_BYTES: usize = 256 << 10;
-/// Answers that are not spun for after one that was in vain.
-const SPIN_REST: u32 = 64;
+/// Looks at the ring between two looks at the socket: one of those is a system call.
+const LOOKS: u32 = 32;
+
+const RING_BROKEN: &str = "what the daemon put into the ring makes no sense";
 
 /// See the module.
 #[derive(Debug)]
 pub(super) struct Link {
     stream: UnixStream,
-    writing: Mutex<()>,
+    /// The ring of requests, if the daemon has given one.
+    writing: Mutex<Option<Sender>>,
     reading: Mutex<Inbox>,
     state: Mutex<State>,
     changed: Condvar,
@@ -35,8 +41,11 @@ pub(super) struct Link {
 struct Inbox {
     bytes: Vec<u8>,
     scratch: Vec<u8>,
-    /// Answers to wait for without spinning, because spinning was in vain: the daemon needs longer, or this very core.
-    rest: u32,
+    /// The ring of answers, and what was read from it.
+    ring: Option<Receiver>,
+    ring_bytes: Vec<u8>,
+    /// Spinning is in vain when the daemon needs longer, or this very core.
+    patience: Patience,
 }
 
 #[derive(Debug, Default)]
@@ -48,6 +57,14 @@ struct State {
     broken: Option<String>,
 }
 
+impl Inbox {
+    fn reward(&mut self, looked: bool) {
+        if looked {
+            self.patience.was_rewarded();
+        }
+    }
+}
+
 /// The time now.
 #[expect(clippy::disallowed_methods, reason = "the deadline of a blocking call is measured on the real clock")]
 pub(super) fn now() -> Instant {
@@ -56,9 +73,12 @@ pub(super) fn now() -> Instant {
 
 impl Link {
     /// Takes over a connection that has attached.
-    pub(super) fn new(stream: UnixStream, spin: Duration) -> io::Result<Self> {
+    pub(super) fn new(stream: UnixStream, rings: Option<(Sender, Receiver)>, spin: Duration) -> io::Result<Self> {
         stream.set_nonblocking(true)?;
-        let (writing, reading, state) = (Mutex::default(), Mutex::default(), Mutex::default());
+        let (sender, ring) = rings.unzip();
+        let writing = Mutex::new(sender);
+        let reading = Mutex::new(Inbox { ring, ..Inbox::default() });
+        let state = Mutex::default();
         Ok(Self { stream, writing, reading, state, changed: Condvar::new(), spin })
     }
 
@@ -81,9 +101,24 @@ impl Link {
         }
     }
 
-    /// Sends a whole frame.
-    pub(super) fn send(&self, frame: &[u8], deadline: Instant) -> Result<(), String> {
-        let _turn = self.writing.lock().expect("nobody panics while writing");
+    /// Sends whole frames.
+    pub(super) fn send(&self, frames: &[u8], deadline: Instant) -> Result<(), String> {
+        let mut ring = self.writing.lock().expect("nobody panics while writing");
+        match self.put(&mut ring, frames)? {
+            Sent::Looked => Ok(()),
+            Sent::RingBell => self.write(&bell(Kind::Request), deadline),
+            Sent::No => self.write(frames, deadline),
+        }
+    }
+
+    /// Puts frames into the ring, if there is one.
+    fn put(&self, ring: &mut Option<Sender>, frames: &[u8]) -> Result<Sent, String> {
+        let Some(ring) = ring.as_mut().filter(|_| !frames.is_empty()) else { return Ok(Sent::No) };
+        ring.send(frames).map_err(|_| self.breaks(RING_BROKEN))
+    }
+
+    /// Writes to the socket, whose turn the caller has.
+    fn write(&self, frame: &[u8], deadline: Instant) -> Result<(), String> {
         let mut sent = 0;
         while sent < frame.len() {
             match (&self.stream).write(&frame[sent..]) {
@@ -101,7 +136,13 @@ impl Link {
 
     /// Sends a frame nobody waits for, if the socket takes it at once. False: try again later.
     pub(super) fn try_send(&self, frame: &[u8]) -> bool {
-        let Ok(_turn) = self.writing.try_lock() else { return false };
+        let Ok(mut ring) = self.writing.try_lock() else { return false };
+        let bell = bell(Kind::Request);
+        let frame = match self.put(&mut ring, frame) {
+            Ok(Sent::Looked) | Err(_) => return true,
+            Ok(Sent::RingBell) => &bell,
+            Ok(Sent::No) => frame,
+        };
         match (&self.stream).write(frame) {
             Ok(count) if count == frame.len() => true,
             Ok(_) => {
@@ -153,17 +194,24 @@ impl Link {
         let inbox = &mut *inbox;
         inbox.scratch.resize(READ_BYTES, 0);
         let begun = now();
-        let mut spin_until = begun + self.spin;
-        if inbox.rest > 0 {
-            inbox.rest -= 1;
-            spin_until = begun;
-        }
+        let mut spin_until = if inbox.patience.takes_turn() { begun + self.spin } else { begun };
+        let mut looks = 0_u32;
         loop {
+            if self.read_ring(inbox, tag)? {
+                inbox.reward(spin_until > begun);
+                return Ok(());
+            }
+            looks += 1;
+            if inbox.ring.is_some() && !looks.is_multiple_of(LOOKS) && now() < spin_until {
+                std::hint::spin_loop();
+                continue;
+            }
             match (&self.stream).read(&mut inbox.scratch) {
                 Ok(0) => return Err("the daemon closed the connection".to_owned()),
                 Ok(count) => {
                     inbox.bytes.extend_from_slice(&inbox.scratch[..count]);
-                    if self.deliver(inbox, tag)? {
+                    if self.deliver(&mut inbox.bytes, tag)? {
+                        inbox.reward(spin_until > begun);
                         return Ok(());
                     }
                 }
@@ -174,9 +222,15 @@ impl Link {
                         continue;
                     }
                     if spin_until > begun {
-                        (inbox.rest, spin_until) = (SPIN_REST, begun);
+                        inbox.patience.looked_in_vain();
+                        spin_until = begun;
                     }
-                    self.sleep(PollFlags::IN, deadline)?;
+                    let may_sleep = inbox.ring.as_ref().is_none_or(Receiver::sleep);
+                    if may_sleep {
+                        let slept = self.sleep(PollFlags::IN, deadline);
+                        inbox.ring.iter().for_each(Receiver::wake);
+                        slept?;
+                    }
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(error.to_string()),
@@ -184,14 +238,24 @@ impl Link {
         }
     }
 
+    /// Hands out the answers in the ring; whether this tag's was among them.
+    fn read_ring(&self, inbox: &mut Inbox, tag: u16) -> Result<bool, String> {
+        let Some(ring) = &mut inbox.ring else { return Ok(false) };
+        let mut found = false;
+        while ring.receive(&mut inbox.ring_bytes).map_err(|_| RING_BROKEN)? {
+            found |= self.deliver(&mut inbox.ring_bytes, tag)?;
+        }
+        Ok(found)
+    }
+
     /// Hands out the whole frames that were read; whether this tag's was among them.
-    fn deliver(&self, inbox: &mut Inbox, tag: u16) -> Result<bool, String> {
+    fn deliver(&self, bytes: &mut Vec<u8>, tag: u16) -> Result<bool, String> {
         let mut found = false;
         let mut at = 0;
-        while let Some(head) = inbox.bytes[at..].first_chunk::<HEADER_BYTES>() {
+        while let Some(head) = bytes[at..].first_chunk::<HEADER_BYTES>() {
             let header = Header::decode(head).ok_or("the daemon sent what is no frame")?;
             let first = at + HEADER_BYTES;
-            let Some(message) = inbox.bytes.get(first..first + header.length as usize) else { break };
+            let Some(message) = bytes.get(first..first + header.length as usize) else { break };
             at = first + message.len();
             if header.tag == 0 && header.kind == Kind::Failure && header.method == Method::Attach {
                 return Err(super::attach::failure_text(message));
@@ -205,7 +269,7 @@ impl Link {
                 }
             }
         }
-        inbox.bytes.drain(..at);
+        bytes.drain(..at);
         Ok(found)
     }
 

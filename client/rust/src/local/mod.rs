@@ -48,8 +48,11 @@ pub struct LocalOptions {
     pub call_timeout: Duration,
     /// Longest wait for room, for blocks on their way up and for durable commits. Default 60 s.
     pub wait_timeout: Duration,
-    /// How long to look for an answer before sleeping. Default 50 µs; zero saves CPU and costs a wake-up a call.
+    /// How long to look for an answer before sleeping. Default 100 µs; zero saves CPU and costs a wake-up a call.
     pub spin: Duration,
+    /// Whether short requests and answers go through rings of shared memory, without system calls while both ends look.
+    /// Default true; the socket alone is for measuring.
+    pub ring: bool,
 }
 
 impl LocalOptions {
@@ -62,7 +65,8 @@ impl LocalOptions {
             connect_timeout: Duration::from_secs(5),
             call_timeout: Duration::from_secs(10),
             wait_timeout: Duration::from_secs(60),
-            spin: Duration::from_micros(50),
+            spin: Duration::from_micros(100),
+            ring: true,
         }
     }
 

@@ -41,7 +41,7 @@ section! {
             wrong "too low declines long chains; close to limits.pending_puts_max lets one hung worker stop all puts";
         /// How long the daemon looks for the next request before it sleeps. Saves a wake-up (5 to 50 us) per request while
         /// workers are busy; an idle daemon sleeps all the same.
-        spin: Duration = Kind::Time, Preset::Text("50us"), Bound::between(0, ms(1)),
+        spin: Duration = Kind::Time, Preset::Text("100us"), Bound::between(0, ms(1)),
             wrong "0: requests wait for a wake-up; too long: one core is kept busy by workers that are not";
     }
 }
