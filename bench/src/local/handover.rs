@@ -1,10 +1,14 @@
 //! How long it takes to be told where a chain is: no byte of it is touched.
 //!
 //! In turns, a slice of the calls each: the raw socket with both ends spinning for 100 µs over rings and socket, the same without spinning, and the
-//! same message over gRPC on the unix socket.
+//! same message over gRPC on the unix socket. The limit beside them is a word of memory handed to another thread and back:
+//! nothing between two cores of this machine is faster, and what it shows at its worst is the machine's doing.
 
 use std::fmt::Write;
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -41,21 +45,26 @@ pub(super) fn table(node: &Node, folder: &Path, calls: usize) -> Result<String, 
         let quiet = LocalOptions { spin: Duration::ZERO, ..LocalOptions::writer("bench", "bench") };
         let quiet = sleeping.attach(quiet)?;
         let mut grpc = runtime.block_on(Grpc::connect(node, &spinning, &chain))?;
-        let mut histograms = [(); 3].map(|()| Histogram::<u64>::new_with_bounds(100, 10_000_000_000, 3));
+        let mut histograms = [(); 4].map(|()| Histogram::<u64>::new_with_bounds(100, 10_000_000_000, 3));
+        let echo = Echo::start();
         for _ in 0..SLICES {
             let count = calls / SLICES;
-            let [socket, no_spin, over_grpc] = &mut histograms;
+            let [socket, no_spin, over_grpc, limit] = &mut histograms;
             sample(count, socket.as_mut().map_err(|error| error.to_string())?, || acquire(&spinning, node, &chain))?;
             sample(count, no_spin.as_mut().map_err(|error| error.to_string())?, || acquire(&quiet, &sleeping, &chain))?;
             sample(count / 4, over_grpc.as_mut().map_err(|error| error.to_string())?, || {
                 runtime.block_on(grpc.acquire())
             })?;
+            let limit = limit.as_mut().map_err(|error| error.to_string())?;
+            echo.wake();
+            sample(count, limit, || Ok(echo.round_trip()))?;
+            echo.sleep();
         }
-        let names = ["raw socket, spinning", "raw socket, sleeping", "gRPC, unix socket"];
+        let names = ["ring, spinning", "ring, sleeping", "gRPC, unix socket", "limit: a word to a thread and back"];
         for (name, histogram) in names.into_iter().zip(histograms) {
             let histogram = histogram?;
             let at = |percentile| histogram.value_at_percentile(percentile) as f64 / 1000.0;
-            writeln!(table, "| {blocks} | {name} | {:.1} | {:.1} | {:.1} |", at(50.0), at(99.0), at(99.9))?;
+            writeln!(table, "| {blocks} | {name} | {:.2} | {:.1} | {:.1} |", at(50.0), at(99.0), at(99.9))?;
         }
     }
     Ok(table)
@@ -86,6 +95,58 @@ fn sample<T>(
 fn acquire(client: &LocalClient, node: &Node, chain: &[Bytes]) -> Result<impl Drop + use<>, Failure> {
     let acquired = client.acquire(&AcquireChain::new(node.space, chain))?;
     if acquired.len() == chain.len() { Ok(acquired) } else { Err("a block is missing".into()) }
+}
+
+/// A thread that gives back the word it is given.
+struct Echo {
+    word: Arc<[AtomicU64; 2]>,
+    thread: JoinHandle<()>,
+}
+
+const ASLEEP: u64 = 0;
+const OVER: u64 = u64::MAX;
+
+impl Echo {
+    fn start() -> Self {
+        let word = Arc::new([AtomicU64::new(ASLEEP), AtomicU64::new(ASLEEP)]);
+        let theirs = Arc::clone(&word);
+        let thread = std::thread::spawn(move || {
+            loop {
+                match theirs[0].load(Ordering::Acquire) {
+                    OVER => return,
+                    ASLEEP => std::thread::park(),
+                    given => theirs[1].store(given, Ordering::Release),
+                }
+                std::hint::spin_loop();
+            }
+        });
+        Self { word, thread }
+    }
+
+    /// It looks for a word from now on.
+    fn wake(&self) {
+        self.word[0].store(1, Ordering::Release);
+        self.thread.thread().unpark();
+    }
+
+    fn sleep(&self) {
+        self.word[0].store(ASLEEP, Ordering::Release);
+    }
+
+    fn round_trip(&self) {
+        let next = self.word[1].load(Ordering::Relaxed) + 1;
+        self.word[0].store(next, Ordering::Release);
+        while self.word[1].load(Ordering::Acquire) != next {
+            std::hint::spin_loop();
+        }
+    }
+}
+
+impl Drop for Echo {
+    fn drop(&mut self) {
+        self.word[0].store(OVER, Ordering::Release);
+        self.thread.thread().unpark();
+    }
 }
 
 /// The same call as a gRPC message.

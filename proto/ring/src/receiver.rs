@@ -7,7 +7,7 @@ use crate::{Broken, ENTRY_BYTES_MAX, LANE_BYTES, Lane, WORD, entry_bytes};
 /// Takes entries out of a ring.
 #[derive(Debug)]
 pub struct Receiver {
-    lane: Lane,
+    pub(crate) lane: Lane,
     /// Bytes taken ever.
     read: u64,
 }

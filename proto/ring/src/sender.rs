@@ -7,7 +7,7 @@ use crate::{Broken, ENTRY_BYTES_MAX, LANE_BYTES, Lane, WORD, entry_bytes};
 /// Puts entries into a ring. One at a time: `&mut`.
 #[derive(Debug)]
 pub struct Sender {
-    lane: Lane,
+    pub(crate) lane: Lane,
     /// Bytes written ever; what the shared word says is never believed.
     written: u64,
 }
