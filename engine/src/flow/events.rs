@@ -55,7 +55,7 @@ impl Engine {
     /// Follows the log; `spaces` empty = all.
     pub fn subscribe(&self, from: SubscribeFrom, spaces: &[SpaceDigest]) -> Result<Subscription, EngineError> {
         let status = self.shared.ports.journal.status();
-        let newest = Position { epoch: status.epoch, seq: status.durable_seq };
+        let newest = status.position();
         let (position, state) = match from {
             SubscribeFrom::Tail => (newest, State::Tail),
             SubscribeFrom::Snapshot => (newest, State::Reset("a snapshot was asked for".into())),
@@ -105,13 +105,13 @@ impl Subscription {
 
     fn reset(&mut self, reason: String) -> Vec<Event> {
         let core = self.shared.lock();
-        let status = self.shared.ports.journal.status();
-        self.position = Position { epoch: status.epoch, seq: core.stores.settled_seq(status.durable_seq) };
+        let newest = self.shared.ports.journal.status().position();
+        self.position = Position { seq: core.stores.settled_seq(newest.seq), ..newest };
         self.state = State::Snapshot(0);
         let opened = core.spaces.iter().filter(|space| self.wants(&space.record.digest));
         let opened =
             opened.map(|space| Event::SpaceOpened { space: space.record.digest, name: space.record.name.clone() });
-        [Event::Reset { epoch: status.epoch, reason }].into_iter().chain(opened).collect()
+        [Event::Reset { epoch: newest.epoch, reason }].into_iter().chain(opened).collect()
     }
 
     async fn snapshot(&mut self, mut cursor: u32) -> Result<Vec<Event>, EngineError> {

@@ -179,6 +179,8 @@ pub enum JournalState {
 pub struct JournalStatus {
     /// Current epoch.
     pub epoch: u64,
+    /// Last number before the epoch's own: those of older epochs, and those that were skipped or lost between.
+    pub epoch_base_seq: u64,
     /// Oldest readable sequence number.
     pub first_seq: u64,
     /// Last sequence number given out.
@@ -189,6 +191,14 @@ pub struct JournalStatus {
     pub bytes: u64,
     /// Condition.
     pub state: JournalState,
+}
+
+impl JournalStatus {
+    /// The newest durable position *of the current epoch*. Until its first record (the reset) is durable that is the place
+    /// before it: a position never pairs an epoch with a number of another one.
+    pub fn position(&self) -> Position {
+        Position { epoch: self.epoch, seq: self.durable_seq.max(self.epoch_base_seq) }
+    }
 }
 
 /// The log.
