@@ -13,6 +13,7 @@ mod raw;
 mod restarts;
 mod stops;
 mod tenants;
+mod why;
 
 use bytes::Bytes;
 use kvtier_client::local::{AcquireChain, Acquired, Committed, ReserveChain, Slot};
