@@ -112,6 +112,39 @@ pub enum Record {
         /// The slot.
         slot: Slot,
     },
+    /// An engine has told that a block is in its own memory. Volatile.
+    EngineStored {
+        /// The engine's name.
+        engine: String,
+        /// [`TierKind::Hbm`] or [`TierKind::Engine`].
+        tier: TierKind,
+        /// The block.
+        block: BlockId,
+        /// Its space's number.
+        space: u32,
+        /// The engine's key.
+        key: Key,
+        /// The block before it in its chain.
+        parent: Option<BlockId>,
+    },
+    /// A block has left an engine's memory.
+    EngineRemoved {
+        /// The engine's name.
+        engine: String,
+        /// From which memory.
+        tier: TierKind,
+        /// The block.
+        block: BlockId,
+        /// Its space's number.
+        space: u32,
+    },
+    /// Nothing is known any more of what an engine holds.
+    EngineReset {
+        /// The engine's name.
+        engine: String,
+        /// Why, for people.
+        reason: String,
+    },
 }
 
 /// Why the journal took nothing.
