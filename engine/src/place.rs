@@ -16,6 +16,8 @@ pub enum TierKind {
     Nvme,
     /// S3, Azure or a directory.
     Archive,
+    /// An engine's own memory, other than HBM: nothing of ours, only told of.
+    Engine,
 }
 
 impl TierKind {
@@ -26,6 +28,7 @@ impl TierKind {
             Self::Host => "host",
             Self::Nvme => "nvme",
             Self::Archive => "archive",
+            Self::Engine => "engine",
         }
     }
 }

@@ -31,15 +31,17 @@ pub enum Method {
     Fence = 8,
     /// Nothing of this attachment will be written any more, and it is over: what a client says before it closes.
     Detach = 9,
+    Report = 10,
+    Why = 11,
     /// Something was put into a ring whose reader sleeps. From either end; no message, no answer.
-    Bell = 10,
+    Bell = 12,
 }
 
 impl Method {
     /// The method with this number.
     pub fn from_number(number: u8) -> Option<Self> {
         use Method::*;
-        [Attach, Reserve, Commit, Abort, Acquire, Poll, ReleaseLeases, Fence, Detach, Bell]
+        [Attach, Reserve, Commit, Abort, Acquire, Poll, ReleaseLeases, Fence, Detach, Report, Why, Bell]
             .into_iter()
             .find(|method| *method as u8 == number)
     }
@@ -56,6 +58,8 @@ impl Method {
             Self::ReleaseLeases => "release_leases",
             Self::Fence => "fence",
             Self::Detach => "detach",
+            Self::Report => "report",
+            Self::Why => "why",
             Self::Bell => "bell",
         }
     }
@@ -132,7 +136,7 @@ mod tests {
     #[test]
     fn what_is_no_header_is_refused() {
         let too_long = (MESSAGE_BYTES_MAX as u32 + 1).to_le_bytes();
-        for bytes in [*b"GET / HT", [0, 0, 0, 0, 0, 0, 0, 0], [0, 0, 0, 0, 1, 3, 0, 0], [0, 0, 0, 0, 11, 0, 0, 0]] {
+        for bytes in [*b"GET / HT", [0, 0, 0, 0, 0, 0, 0, 0], [0, 0, 0, 0, 1, 3, 0, 0], [0, 0, 0, 0, 13, 0, 0, 0]] {
             assert_eq!(Header::decode(&bytes), None, "{bytes:?}");
         }
         let [a, b, c, d] = too_long;

@@ -20,11 +20,14 @@ use tokio_util::sync::CancellationToken;
 
 use crate::assemble::{Assembly, assemble, domain_names};
 use crate::config::{Config, NODE_DOMAIN};
+use crate::engine_events::{self, Followers};
 use crate::ground::{Ground, StartError, with_causes};
 use crate::http;
 use crate::listen::tuned_server;
 use crate::local::{Desk, DeskParts, DomainAccess, LocalLimits, LocalServer};
 use crate::process::Termination;
+use crate::publish::Publisher;
+use crate::requests::RequestLog;
 use crate::runtime::SystemClock;
 use crate::service::readiness::{Readiness, Stage};
 use crate::service::routes::routes;
@@ -93,7 +96,7 @@ async fn live(config: Config) -> Result<End, StartError> {
             return Ok(End::Hurried);
         }
     };
-    let mut serving = Serving::begin(&mut ground, &assembly)?;
+    let mut serving = Serving::begin(&mut ground, &assembly).await?;
     let signal = tokio::select! {
         signal = termination.next() => signal,
         ended = serving.ended() => return Err(ended),
@@ -134,22 +137,43 @@ struct Serving {
     readiness: Arc<Readiness>,
     stop: CancellationToken,
     local: Option<LocalServer>,
+    _relays: Relays,
+}
+
+/// Events of other processes, and ours for them.
+struct Relays {
+    followers: Followers,
+    publisher: Option<Publisher>,
+}
+
+impl Relays {
+    async fn begin(config: &Config, assembly: &Assembly) -> Result<Self, StartError> {
+        let (engine, clock) = (&assembly.engine, &assembly.clock);
+        Ok(Self {
+            followers: engine_events::follow(&config.engine_events, engine, clock).await?,
+            publisher: Publisher::start(&config.publish_events, engine, clock).await?,
+        })
+    }
 }
 
 impl Serving {
     /// Serves gRPC on what was bound. Clients that connected meanwhile have waited for this.
-    fn begin(ground: &mut Ground, assembly: &Assembly) -> Result<Self, StartError> {
+    async fn begin(ground: &mut Ground, assembly: &Assembly) -> Result<Self, StartError> {
         let (readiness, stop) = (Arc::new(Readiness::default()), CancellationToken::new());
-        let service = service_of(ground, assembly, &readiness);
-        let local = serve_local(ground, assembly, &service)?;
+        let requests = RequestLog::new(Arc::clone(&assembly.clock), ground.config.limits.request_log_bytes);
+        let service = service_of(ground, assembly, &readiness, &requests);
+        let local = serve_local(ground, assembly, &service, requests)?;
         let (putting, subscribing, serving) = (service.clone(), service.clone(), service.clone());
         let index = Arc::clone(&assembly.index);
+        let relays = Relays::begin(&ground.config, assembly).await?;
         ground.metrics.watch(Arc::new(NodeFigures {
             engine: assembly.engine.clone(),
             domain_names: domain_names(&ground.config).map(str::to_owned).collect(),
             index_flushed_seq: Arc::new(move || index.flushed()),
             subscribers: Arc::new(move || subscribing.subscribers()),
             put_in_flight_bytes: Arc::new(move || putting.put_in_flight_bytes()),
+            followed: relays.followers.counts.clone(),
+            published: relays.publisher.as_ref().map(Publisher::count),
         }));
         let spawn = Arc::clone(&assembly.spawn) as Arc<dyn Spawn>;
         let served = tuned_server(&ground.config.listen).add_routes(routes(service, &readiness, &spawn));
@@ -162,7 +186,7 @@ impl Serving {
         readiness.serve();
         ground.readiness.send_replace(http::Readiness::Ready);
         ground.announce()?;
-        Ok(Self { server, _followers: followers, service: serving, readiness, stop, local })
+        Ok(Self { server, _followers: followers, service: serving, readiness, stop, local, _relays: relays })
     }
 
     /// Resolves only if the server ends by itself.
@@ -199,7 +223,12 @@ impl Serving {
 }
 
 /// Serves the local path, unless it is off.
-fn serve_local(ground: &mut Ground, assembly: &Assembly, service: &Service) -> Result<Option<LocalServer>, StartError> {
+fn serve_local(
+    ground: &mut Ground,
+    assembly: &Assembly,
+    service: &Service,
+    requests: Arc<RequestLog>,
+) -> Result<Option<LocalServer>, StartError> {
     let Some(socket) = ground.take_local() else { return Ok(None) };
     let (local, limits) = (&ground.config.local, &ground.config.limits);
     let desk = Desk::new(DeskParts {
@@ -217,6 +246,7 @@ fn serve_local(ground: &mut Ground, assembly: &Assembly, service: &Service) -> R
             spin: local.spin,
         },
         put_room: service.put_room(),
+        requests,
     });
     service.serve_local(Arc::clone(&desk));
     let spawn = Arc::clone(&assembly.spawn) as Arc<dyn Spawn>;
@@ -239,7 +269,7 @@ fn domains_of(config: &Config) -> Vec<DomainAccess> {
     std::iter::once(own).chain(named).collect()
 }
 
-fn service_of(ground: &Ground, assembly: &Assembly, readiness: &Arc<Readiness>) -> Service {
+fn service_of(ground: &Ground, assembly: &Assembly, readiness: &Arc<Readiness>, requests: &Arc<RequestLog>) -> Service {
     let (index, seats) = (Arc::clone(&assembly.index), Arc::clone(&ground.seats));
     let config = &ground.config;
     Service::new(Parts {
@@ -247,6 +277,7 @@ fn service_of(ground: &Ground, assembly: &Assembly, readiness: &Arc<Readiness>) 
         clock: Arc::clone(&assembly.clock),
         readiness: Arc::clone(readiness),
         metrics: Arc::clone(&ground.metrics),
+        requests: Arc::clone(requests),
         limits: NodeLimits {
             chain_keys_max: CHAIN_KEYS_MAX,
             put_bytes_in_flight_max: config.limits.put_bytes_in_flight_max,

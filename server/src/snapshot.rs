@@ -1,6 +1,8 @@
 //! The node's figures for metrics, gathered from the engine at each scrape.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use kvtier_engine::catalog::plan::TierCount;
@@ -10,8 +12,12 @@ use kvtier_engine::flow::meter::{Meter, TierMeter};
 use kvtier_engine::flow::status::EngineStatus;
 use kvtier_engine::port::{DeviceHealth, DeviceState, JournalState};
 
-use crate::observe::snapshot::{DomainSnapshot, IndexSnapshot, JournalSnapshot, TierSnapshot};
+use crate::engine_events::FollowerCount;
+use crate::observe::snapshot::{
+    DomainSnapshot, FollowedSnapshot, IndexSnapshot, JournalSnapshot, PublishedSnapshot, TierSnapshot,
+};
 use crate::observe::{NodeSnapshot, SnapshotSource};
+use crate::publish::PublishCount;
 
 /// Reads the engine. Holds nothing open.
 pub struct NodeFigures {
@@ -25,6 +31,10 @@ pub struct NodeFigures {
     pub subscribers: Arc<dyn Fn() -> u64 + Send + Sync>,
     /// Bytes of incomplete blocks now.
     pub put_in_flight_bytes: Arc<dyn Fn() -> u64 + Send + Sync>,
+    /// Engines whose events are followed.
+    pub(crate) followed: BTreeMap<String, Arc<FollowerCount>>,
+    /// Figures of the publisher, if there is one.
+    pub(crate) published: Option<Arc<dyn Fn() -> PublishCount + Send + Sync>>,
 }
 
 impl SnapshotSource for NodeFigures {
@@ -54,9 +64,29 @@ impl SnapshotSource for NodeFigures {
             expired_puts: meter.expired_puts.get(),
             scrubbed_blocks: meter.scrubbed.get(),
             alarms: Alarm::ALL.map(|alarm| (alarm.name(), is_raised(&status, alarm))).to_vec(),
+            followed: self.followed(),
+            published: self.published.as_ref().map(|count| published(count())),
             recovery_seconds: status.recovery.as_ref().map(Duration::as_secs_f64),
         }
         .with_declines(meter.declines())
+    }
+}
+
+impl NodeFigures {
+    fn followed(&self) -> Vec<FollowedSnapshot> {
+        let blocks = self.engine.engine_blocks();
+        let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let followed = self.followed.iter().map(|(name, count)| FollowedSnapshot {
+            engine: name.clone(),
+            connected: load(&count.connected),
+            blocks: blocks.get(name).copied().unwrap_or(0),
+            batches: load(&count.batches),
+            gaps: load(&count.gaps),
+            replayed: load(&count.replayed),
+            resets: load(&count.resets),
+            malformed: load(&count.malformed),
+        });
+        followed.collect()
     }
 }
 
@@ -142,4 +172,9 @@ fn journal(status: &EngineStatus, meter: &Meter) -> JournalSnapshot {
         bytes: status.journal.bytes,
         refused_records: meter.unjournaled_records.get(),
     }
+}
+
+fn published(count: PublishCount) -> PublishedSnapshot {
+    let PublishCount { batches, missed, subscribers } = count;
+    PublishedSnapshot { batches, missed, subscribers }
 }

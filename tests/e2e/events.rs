@@ -47,7 +47,7 @@ impl Follower {
             Kind::Stored(stored) => drop(self.resident.insert((stored.block, stored.tier))),
             Kind::Removed(removed) => drop(self.resident.remove(&(removed.block, removed.tier))),
             Kind::SnapshotEnd(_) => self.listed = true,
-            Kind::SpaceOpened(_) | Kind::SpaceDropped(_) => {}
+            Kind::SpaceOpened(_) | Kind::SpaceDropped(_) | Kind::EngineReset(_) => {}
         }
     }
 

@@ -8,7 +8,7 @@ use kvtier_proto::v1;
 use kvtier_tests::{Setup, World};
 
 /// A plain HTTP/1.1 GET: status code and body.
-fn http(address: SocketAddr, path: &str) -> (u16, String) {
+pub(super) fn http(address: SocketAddr, path: &str) -> (u16, String) {
     let mut stream = TcpStream::connect(address).expect("the port is open");
     stream.set_read_timeout(Some(Duration::from_secs(30))).expect("a timeout can be set");
     write!(stream, "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").expect("a request is sent");

@@ -14,6 +14,7 @@ mod restarts;
 mod rings;
 mod stops;
 mod tenants;
+mod why;
 
 use bytes::Bytes;
 use kvtier_client::local::{AcquireChain, Acquired, Committed, ReserveChain, Slot};

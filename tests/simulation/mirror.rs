@@ -92,7 +92,11 @@ impl Believed {
             Event::Removed { block, tier, .. } => {
                 self.copies.remove(&(block, tier));
             }
-            Event::SpaceOpened { .. } | Event::SpaceDropped { .. } => {}
+            Event::SpaceOpened { .. }
+            | Event::SpaceDropped { .. }
+            | Event::EngineStored { .. }
+            | Event::EngineRemoved { .. }
+            | Event::EngineReset { .. } => {}
         }
     }
 }

@@ -10,6 +10,7 @@ pub mod blame;
 pub mod block;
 pub mod daemon;
 pub mod log;
+pub mod publisher;
 pub mod wire;
 pub mod world;
 

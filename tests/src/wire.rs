@@ -153,7 +153,12 @@ impl Wire {
         keys: &[Bytes],
         lease_ms: Option<u32>,
     ) -> Result<v1::LookupResponse, Status> {
-        let request = self.request(v1::LookupRequest { space: space.to_vec(), keys: keys.to_vec(), lease_ms });
+        let request = self.request(v1::LookupRequest {
+            space: space.to_vec(),
+            keys: keys.to_vec(),
+            lease_ms,
+            ..Default::default()
+        });
         within("lookup", self.client.lookup(request)).await.map(tonic::Response::into_inner)
     }
 

@@ -11,7 +11,8 @@ async fn everywhere(world: &mut World, space: &[u8], keys: &[Bytes]) -> Vec<(&'s
     let space = space.to_vec();
     let plain: Vec<Vec<u8>> = keys.iter().map(|key| key.to_vec()).collect();
     let client = &mut world.wire.client;
-    let lookup = v1::LookupRequest { space: space.clone(), keys: keys.to_vec(), lease_ms: None };
+    let lookup =
+        v1::LookupRequest { space: space.clone(), keys: keys.to_vec(), lease_ms: None, request: String::new() };
     let list = v1::KeyList { space: space.clone(), keys: keys.to_vec() };
     let get = v1::GetRequest { from: Some(v1::get_request::From::Keys(list)), first: 0, count: 0 };
     let pin = v1::PinRequest { space: space.clone(), name: "p".into(), keys: plain.clone(), ttl_ms: 1000 };

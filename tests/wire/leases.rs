@@ -124,6 +124,7 @@ async fn a_client_name_has_1_to_128_bytes() {
         space: world.space.clone(),
         keys: vec![Bytes::from("k")],
         lease_ms: None,
+        request: String::new(),
     });
     request.metadata_mut().insert("x-kvtier-client", "n".repeat(129).parse().expect("a header value"));
     let answer = world.wire.client.lookup(request).await;

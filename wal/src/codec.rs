@@ -7,8 +7,11 @@
 use bincode::config::{Configuration, Limit, LittleEndian, Varint};
 use kvtier_engine::port::Record;
 
-/// The version written. The byte every payload begins with.
-pub const PAYLOAD_VERSION: u8 = 1;
+/// The version written. The byte every payload begins with. All versions since [`PAYLOAD_VERSION_OLDEST`] are read: each has
+/// the records of the one before and more. 2 added what engines tell of their own memory.
+pub const PAYLOAD_VERSION: u8 = 2;
+/// The oldest version that is read.
+pub const PAYLOAD_VERSION_OLDEST: u8 = 1;
 /// The largest record in bytes, encoded. The longest space description has about 14 KiB.
 pub const RECORD_BYTES_MAX: usize = 1 << 20;
 
@@ -16,7 +19,9 @@ pub const RECORD_BYTES_MAX: usize = 1 << 20;
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum CodecError {
     /// Written by a newer kvtier.
-    #[error("payload version {0} is not supported, this build reads version {PAYLOAD_VERSION}")]
+    #[error(
+        "payload version {0} is not supported, this build reads versions {PAYLOAD_VERSION_OLDEST} to {PAYLOAD_VERSION}"
+    )]
     Version(u8),
     /// The bytes are not what a record looks like.
     #[error("record {index} of the frame does not decode: {cause}")]
@@ -68,7 +73,7 @@ pub fn decode_payload(payload: &[u8], count: u32) -> Result<Vec<Record>, CodecEr
 /// The payload behind its version byte.
 pub fn check_version(payload: &[u8]) -> Result<&[u8], CodecError> {
     match payload.split_first() {
-        Some((&PAYLOAD_VERSION, rest)) => Ok(rest),
+        Some((&(PAYLOAD_VERSION_OLDEST..=PAYLOAD_VERSION), rest)) => Ok(rest),
         Some((&other, _)) => Err(CodecError::Version(other)),
         None => Err(CodecError::Version(0)),
     }
@@ -84,6 +89,9 @@ pub fn record_bytes_in_memory(record: &Record) -> usize {
         }
         Record::StoredHost { key, .. } => key.as_bytes().len(),
         Record::StoredNvme { entry, .. } => entry.key.as_bytes().len(),
+        Record::EngineStored { engine, key, .. } => engine.len() + key.as_bytes().len(),
+        Record::EngineRemoved { engine, .. } => engine.len(),
+        Record::EngineReset { engine, reason } => engine.len() + reason.len(),
         Record::SpaceDropped { .. } | Record::Removed { .. } | Record::Quarantined { .. } => 0,
     };
     size_of::<Record>() + heap

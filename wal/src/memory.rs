@@ -20,6 +20,7 @@ pub struct MemoryJournal {
 struct Inner {
     records: Vec<(Position, Record)>,
     epoch: u64,
+    epoch_base_seq: u64,
     next_seq: u64,
     durable_seq: u64,
     forgotten_seq: u64,
@@ -118,6 +119,7 @@ impl MemoryJournal {
         let told = {
             let mut inner = self.lock();
             inner.epoch += 1;
+            inner.epoch_base_seq = inner.next_seq - 1;
             inner.condition = None;
             let reset = Record::Reset { epoch: inner.epoch, reason: reason.into() };
             inner.take(vec![reset]);
@@ -239,6 +241,7 @@ impl Journal for MemoryJournal {
         let inner = self.lock();
         JournalStatus {
             epoch: inner.epoch,
+            epoch_base_seq: inner.epoch_base_seq,
             first_seq: inner.forgotten_seq + 1,
             appended_seq: inner.next_seq - 1,
             durable_seq: inner.durable_seq,

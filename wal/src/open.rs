@@ -114,7 +114,7 @@ async fn begin(writer: &mut Writer, recovered: &Recovered) -> Result<(), WalErro
             let bytes = record_bytes_in_memory(&reset);
             let shared = &writer.shared;
             let mut state = shared.lock();
-            state.epoch = recovered.epoch;
+            state.enter(recovered.epoch);
             let queued = state.append(vec![reset], bytes, shared.clock.now(), &shared.settings);
             queued.map(drop).map_err(|overflow| WalError::Thread(overflow.refused.to_string()))
         }

@@ -51,6 +51,8 @@ pub(crate) struct ReadRequest {
 #[derive(Debug)]
 pub(crate) struct State {
     pub(crate) epoch: u64,
+    /// Last number before the epoch's own.
+    epoch_base_seq: u64,
     /// The next number to give out.
     pub(crate) next_seq: u64,
     pub(crate) durable_seq: u64,
@@ -99,6 +101,7 @@ impl State {
         lost.add(last_seq + 1, next_seq - 1);
         Self {
             epoch,
+            epoch_base_seq: 0,
             next_seq,
             durable_seq: last_seq,
             condition: JournalState::Open,
@@ -118,6 +121,12 @@ impl State {
             outstanding_bytes: 0,
             outstanding_records: 0,
         }
+    }
+
+    /// From now on records belong to `epoch`, whose first one has the next number.
+    pub(crate) fn enter(&mut self, epoch: u64) {
+        self.epoch = epoch;
+        self.epoch_base_seq = self.next_seq - 1;
     }
 
     /// Whether the condition allows an append at all.
@@ -241,7 +250,8 @@ impl State {
 
     /// The new epoch's reset record is on stable storage.
     pub(crate) fn resume(&mut self, run: Run, bytes: u64) -> (Told<Durability>, Told<()>) {
-        self.epoch = run.epoch;
+        self.next_seq = run.first_seq;
+        self.enter(run.epoch);
         self.next_seq = run.last_seq() + 1;
         self.queue_first_seq = self.next_seq;
         self.outstanding_bytes += run.bytes;
@@ -298,6 +308,7 @@ impl State {
     pub(crate) fn status(&self) -> JournalStatus {
         JournalStatus {
             epoch: self.epoch,
+            epoch_base_seq: self.epoch_base_seq,
             first_seq: self.table.oldest().map_or(self.durable_seq + 1, |segment| segment.header.first_seq),
             appended_seq: self.next_seq - 1,
             durable_seq: self.durable_seq,

@@ -158,6 +158,12 @@ impl KvTier for Bare {
     async fn unpin(&self, _: Request<v1::UnpinRequest>) -> Answer<v1::UnpinResponse> {
         absent()
     }
+    async fn report(&self, _: Request<v1::ReportRequest>) -> Answer<v1::ReportResponse> {
+        absent()
+    }
+    async fn why(&self, _: Request<v1::WhyRequest>) -> Answer<v1::WhyResponse> {
+        absent()
+    }
     async fn release(&self, _: Request<v1::ReleaseRequest>) -> Answer<v1::ReleaseResponse> {
         absent()
     }

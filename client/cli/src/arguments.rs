@@ -21,6 +21,7 @@ Examples:
   kvtier top                                      the same, live
   kvtier put model.kv --keys-out model.keys       cut a file into blocks and store them
   kvtier get --keys model.keys --output copy.kv   bring it back, every block verified
+  kvtier why cmpl-4711                            why a request missed
   kvtier events --follow                          what is stored and evicted, as it happens
   kvtier trace replay bench/traces/mooncake_conv_dev.rjsonl.zst --limit 500";
 
@@ -50,6 +51,8 @@ pub(crate) enum Command {
     Get(command::get::Get),
     /// How much of a chain is resident, where, and why it stops
     Lookup(command::lookup::Lookup),
+    /// Why a request missed: what the node remembers of it
+    Why(command::why::Why),
     /// Start moving a chain's resident prefix to host memory
     Prefetch(command::prefetch::Prefetch),
     /// Keep a chain's resident prefix under a name until a time has passed

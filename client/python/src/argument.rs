@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use kvtier_client::{Durability, SpaceDigest};
+use kvtier_client::{Durability, SpaceDigest, Verdict};
 use pyo3::prelude::*;
 use pyo3::pybacked::PyBackedBytes;
 
@@ -44,6 +44,16 @@ pub(crate) fn stages(min_tier: &str) -> PyResult<bool> {
         "host" => Ok(true),
         "nvme" => Ok(false),
         other => Err(invalid("min_tier", format!("{other:?}"), "use \"host\" or \"nvme\"")),
+    }
+}
+
+/// What became of a request: `"loaded"`, `"declined"` or `"failed"`.
+pub(crate) fn verdict(word: &str) -> PyResult<Verdict> {
+    match word {
+        "loaded" => Ok(Verdict::Loaded),
+        "declined" => Ok(Verdict::Declined),
+        "failed" => Ok(Verdict::Failed),
+        other => Err(invalid("verdict", format!("{other:?}"), "use \"loaded\", \"declined\" or \"failed\"")),
     }
 }
 

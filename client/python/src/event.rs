@@ -43,8 +43,8 @@ pub(crate) struct EventBatch {
 #[pyclass(frozen, module = "kvtier", get_all)]
 #[derive(Default)]
 pub(crate) struct Event {
-    /// "reset" (forget everything known of this node), "stored", "removed", "space_opened", "space_dropped" or
-    /// "snapshot_end".
+    /// "reset" (forget everything known of this node), "stored", "removed", "space_opened", "space_dropped", "snapshot_end"
+    /// or "engine_reset" (forget everything known of this engine).
     kind: &'static str,
     /// The space's digest.
     space: Option<Py<PyBytes>>,
@@ -58,6 +58,8 @@ pub(crate) struct Event {
     nbytes: Option<u32>,
     /// The tier ("stored", "removed").
     tier: Option<String>,
+    /// The engine whose own memory it is about ("stored", "removed", "engine_reset"); None: the node's.
+    engine: Option<String>,
     /// Why: evicted, corrupt, deleted, ... ("removed"), or the reason of a "reset".
     cause: Option<String>,
     /// The space's name for people ("space_opened").
@@ -160,6 +162,7 @@ impl Event {
                 parent_block: stored.parent_block.as_deref().and_then(bytes),
                 nbytes: Some(stored.length),
                 tier: Some(word::tier(stored.tier)),
+                engine: Some(stored.engine).filter(|engine| !engine.is_empty()),
                 ..none
             },
             Kind::Removed(removed) => Self {
@@ -168,12 +171,16 @@ impl Event {
                 block: bytes(&removed.block),
                 tier: Some(word::tier(removed.tier)),
                 cause: Some(removed.cause),
+                engine: Some(removed.engine).filter(|engine| !engine.is_empty()),
                 ..none
             },
             Kind::SpaceOpened(opened) => {
                 Self { kind: "space_opened", space: bytes(&opened.space), name: Some(opened.name), ..none }
             }
             Kind::SpaceDropped(dropped) => Self { kind: "space_dropped", space: bytes(&dropped.space), ..none },
+            Kind::EngineReset(reset) => {
+                Self { kind: "engine_reset", engine: Some(reset.engine), cause: Some(reset.reason), ..none }
+            }
             Kind::SnapshotEnd(_) => Self { kind: "snapshot_end", ..none },
         }
     }

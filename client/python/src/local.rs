@@ -2,16 +2,15 @@
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
 use kvtier_client::local::{AcquireChain, LocalClient as Native, LocalOptions, ReserveChain};
-use kvtier_client::{ClientError, SpaceDigest};
+use kvtier_client::why::Outcome;
 use pyo3::prelude::*;
 use pyo3::pybacked::PyBackedBytes;
 use pyo3::types::PyTuple;
 
 use crate::acquired::Acquired;
-use crate::argument::{Packed, Space, durability, seconds, stages};
+use crate::argument::{Packed, Space, durability, seconds, stages, verdict};
 use crate::error::{invalid, plain, raise};
 use crate::lane::Lane;
 use crate::pending::Pending;
@@ -148,8 +147,10 @@ impl LocalClient {
     }
 
     /// Leases the longest resident prefix of a chain for `lease` seconds. With min_tier="host" every block of the answer
-    /// is in host memory, brought up and waited for; with "nvme" nothing is moved.
-    #[pyo3(signature = (space, keys, *, min_tier="host", lease=10.0))]
+    /// is in host memory, brought up and waited for; with "nvme" nothing is moved. `request` is the engine's name of the
+    /// request it is for: the daemon then remembers the answer for `kvtier why`.
+    #[pyo3(signature = (space, keys, *, min_tier="host", lease=10.0, request=None))]
+    #[expect(clippy::too_many_arguments, reason = "they are Python's keyword arguments")]
     fn acquire(
         &self,
         py: Python<'_>,
@@ -157,27 +158,46 @@ impl LocalClient {
         keys: Vec<PyBackedBytes>,
         min_tier: &str,
         lease: f64,
+        request: Option<&str>,
     ) -> PyResult<Acquired> {
         let worker = self.worker()?;
         let (stage, lease) = (stages(min_tier)?, seconds("lease", lease)?);
         let client = worker.client.get()?;
-        let wanted = AcquireChain { space: space.0, keys: &keys, lease, stage, poll: false };
+        let wanted = AcquireChain { space: space.0, keys: &keys, lease, stage, poll: false, request };
         py.detach(|| client.acquire(&wanted)).map(Acquired::new).map_err(raise)
     }
 
     /// The same without waiting: a Pending[Acquired]. With min_tier="nvme" it never queues behind loads.
-    #[pyo3(signature = (space, keys, *, min_tier="host", lease=10.0))]
-    fn acquire_start(&self, space: Space, keys: Vec<PyBackedBytes>, min_tier: &str, lease: f64) -> PyResult<Pending> {
+    #[pyo3(signature = (space, keys, *, min_tier="host", lease=10.0, request=None))]
+    fn acquire_start(
+        &self,
+        space: Space,
+        keys: Vec<PyBackedBytes>,
+        min_tier: &str,
+        lease: f64,
+        request: Option<String>,
+    ) -> PyResult<Pending> {
         let worker = self.worker()?;
         let (stage, lease) = (stages(min_tier)?, seconds("lease", lease)?);
         let lane = if stage { worker.slow()? } else { worker.quick()? };
         let client = worker.client.get()?.clone();
         let keys = Packed::new(&keys);
         let work = move || {
-            let acquired = acquire(&client, space.0, &keys.keys(), lease, stage)?;
+            let (space, keys, request) = (space.0, keys.keys(), request.as_deref());
+            let wanted = AcquireChain { space, keys: &keys, lease, stage, poll: false, request };
+            let acquired = client.acquire(&wanted).map(Acquired::new)?;
             Ok(Box::new(move |py: Python<'_>| Ok(Py::new(py, acquired)?.into_any())) as _)
         };
         lane.ask(work).map_err(raise)
+    }
+
+    /// Adds what became of a request to what the daemon remembers of it: verdict "loaded", "declined" or "failed" for so
+    /// many `blocks`, and why. Never waits.
+    #[pyo3(signature = (space, request, verdict, *, blocks=0, detail=""))]
+    fn report(&self, space: Space, request: &str, verdict: &str, blocks: u32, detail: &str) -> PyResult<()> {
+        let worker = self.worker()?;
+        let outcome = Outcome { verdict: self::verdict(verdict)?, blocks, detail };
+        worker.client.get()?.report(space.0, request, outcome).map_err(raise)
     }
 
     /// Tells the daemon at once what it is told with the next call otherwise: leases that ended, slots given up.
@@ -215,14 +235,4 @@ impl LocalClient {
     fn __repr__(&self) -> &'static str {
         "<kvtier.LocalClient>"
     }
-}
-
-fn acquire(
-    client: &Native,
-    space: SpaceDigest,
-    keys: &[&[u8]],
-    lease: Duration,
-    stage: bool,
-) -> Result<Acquired, ClientError> {
-    client.acquire(&AcquireChain { space, keys, lease, stage, poll: false }).map(Acquired::new)
 }

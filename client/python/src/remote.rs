@@ -13,7 +13,7 @@ use pyo3::pybacked::PyBackedBytes;
 use pyo3::types::{PyBytes, PyDict, PyTuple};
 use tokio::sync::Semaphore;
 
-use crate::argument::{Space, durability, owned, seconds};
+use crate::argument::{Space, durability, owned, seconds, verdict};
 use crate::error::{invalid, plain, raise};
 use crate::event::{Events, start_of};
 use crate::identity::{self, Described};
@@ -150,16 +150,30 @@ impl Client {
     }
 
     /// Finds the longest resident prefix of a chain, in one call. With `lease` (seconds) it stays resident that long.
-    #[pyo3(signature = (space, keys, *, lease=None))]
-    fn lookup(&self, py: Python<'_>, space: Space, keys: Vec<PyBackedBytes>, lease: Option<f64>) -> PyResult<Lookup> {
+    /// `request` is the engine's name of the request it is for: the daemon then remembers the answer for `kvtier why`.
+    #[pyo3(signature = (space, keys, *, lease=None, request=None))]
+    fn lookup(
+        &self,
+        py: Python<'_>,
+        space: Space,
+        keys: Vec<PyBackedBytes>,
+        lease: Option<f64>,
+        request: Option<&str>,
+    ) -> PyResult<Lookup> {
         let connection = self.connection()?;
         let (keys, lease) = (owned(&keys), lease.map(|lease| seconds("lease", lease)).transpose()?);
-        Ok(connection.wait(py, connection.client()?.lookup(space.0, &keys, lease))?.into())
+        Ok(connection.wait(py, connection.client()?.lookup_for(request, space.0, &keys, lease))?.into())
     }
 
     /// The same without waiting: a Pending[Lookup].
-    #[pyo3(signature = (space, keys, *, lease=None))]
-    fn lookup_start(&self, space: Space, keys: Vec<PyBackedBytes>, lease: Option<f64>) -> PyResult<Pending> {
+    #[pyo3(signature = (space, keys, *, lease=None, request=None))]
+    fn lookup_start(
+        &self,
+        space: Space,
+        keys: Vec<PyBackedBytes>,
+        lease: Option<f64>,
+        request: Option<String>,
+    ) -> PyResult<Pending> {
         let connection = self.connection()?;
         let (keys, lease) = (owned(&keys), lease.map(|lease| seconds("lease", lease)).transpose()?);
         let client = connection.client()?.clone();
@@ -171,13 +185,31 @@ impl Client {
         let place = Arc::new(Place::default());
         let filled = Arc::clone(&place);
         connection.runtime.handle()?.spawn(async move {
-            let found = client.lookup(space.0, &keys, lease).await;
+            let found = client.lookup_for(request.as_deref(), space.0, &keys, lease).await;
             drop(turn);
             filled.fill(
                 found.map(|found| -> Convert { Box::new(move |py| Ok(Py::new(py, Lookup::from(found))?.into_any())) }),
             );
         });
         Ok(Pending::new(place))
+    }
+
+    /// Adds what became of a request to what the daemon remembers of it: verdict "loaded", "declined" or "failed" for so
+    /// many `blocks`, and why.
+    #[pyo3(signature = (space, request, verdict, *, blocks=0, detail=""))]
+    #[expect(clippy::too_many_arguments, reason = "they are Python's keyword arguments")]
+    fn report(
+        &self,
+        py: Python<'_>,
+        space: Space,
+        request: &str,
+        verdict: &str,
+        blocks: u32,
+        detail: &str,
+    ) -> PyResult<()> {
+        let connection = self.connection()?;
+        let outcome = kvtier_client::why::Outcome { verdict: self::verdict(verdict)?, blocks, detail };
+        connection.wait(py, connection.client()?.report(space.0, request, outcome))
     }
 
     /// Ends a lease before its deadline. One that is over already is no error.

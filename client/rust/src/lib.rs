@@ -17,7 +17,7 @@
 //! Workers on the daemon's own machine read and write blocks in its memory instead: see [`local`].
 //!
 //! Reading order: [`endpoint`] and [`connect`] (where the daemon is), [`client`] (every call), [`put`] and [`get`]
-//! (the two streams), [`event`] (following the log), [`error`] (what to do when it fails).
+//! (the two streams), [`event`] (following the log), [`why`] (explaining a request), [`error`] (what to do when it fails).
 //!
 //! ```no_run
 //! use bytes::Bytes;
@@ -66,6 +66,7 @@ pub mod lookup;
 pub mod node;
 pub mod put;
 pub mod space;
+pub mod why;
 pub mod word;
 
 pub use client::Client;
@@ -83,4 +84,4 @@ pub use space::{OpenSpace, OpenedSpace};
 pub use kvtier_identity::{KEY_BYTES_MAX, PartSpec, RankGeometry, SpaceDescription, SpaceDigest};
 /// The generated messages, for the answers that are handed out as they came (status, events, misses).
 pub use kvtier_proto::v1 as wire;
-pub use kvtier_proto::v1::{DeclineReason, Durability, MissReason, Tier};
+pub use kvtier_proto::v1::{DeclineReason, Durability, MissReason, Tier, Verdict};

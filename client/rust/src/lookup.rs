@@ -5,7 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use crate::call::Call;
-use crate::{Client, ClientError, KEY_BYTES_MAX, SpaceDigest, Tier, wire};
+use crate::{Client, ClientError, KEY_BYTES_MAX, SpaceDigest, Tier, why, wire};
 
 /// The most keys one chain may have.
 pub const CHAIN_KEYS_MAX: usize = 65_536;
@@ -57,9 +57,21 @@ impl Client {
         keys: &[Bytes],
         lease: Option<Duration>,
     ) -> Result<Lookup, ClientError> {
+        self.lookup_for(None, space, keys, lease).await
+    }
+
+    /// The same for a request of this name; what it is answered is remembered for [`Client::why`].
+    pub async fn lookup_for(
+        &self,
+        request: Option<&str>,
+        space: SpaceDigest,
+        keys: &[Bytes],
+        lease: Option<Duration>,
+    ) -> Result<Lookup, ClientError> {
         check_chain(keys)?;
         let lease_ms = lease.map(|lease| to_ms("lease", lease)).transpose()?;
-        let request = wire::LookupRequest { space: space.0.to_vec(), keys: keys.to_vec(), lease_ms };
+        let request = why::name(request)?;
+        let request = wire::LookupRequest { space: space.0.to_vec(), keys: keys.to_vec(), lease_ms, request };
         let response = {
             let (mut wire, deadline) = (self.wire(), self.options().call_timeout);
             self.answer(LOOKUP, deadline, wire.lookup(self.bounded(request, deadline))).await?

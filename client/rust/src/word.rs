@@ -19,6 +19,12 @@ pub fn decline_reason(reason: i32) -> String {
         .map_or_else(|_| "unknown".into(), |reason| strip(reason.as_str_name(), "DECLINE_REASON_"))
 }
 
+/// The word for what a client made of a request, e.g. `declined`.
+pub fn verdict(verdict: i32) -> String {
+    wire::Verdict::try_from(verdict)
+        .map_or_else(|_| "unknown".into(), |verdict| strip(verdict.as_str_name(), "VERDICT_"))
+}
+
 fn strip(name: &str, prefix: &str) -> String {
     name.strip_prefix(prefix).unwrap_or(name).to_ascii_lowercase()
 }

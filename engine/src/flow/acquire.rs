@@ -61,6 +61,10 @@ pub struct Acquired {
     pub blocks: Vec<PlacedBlock>,
     /// Why the block after the prefix is missing.
     pub miss: Option<Miss>,
+    /// Blocks of the prefix that were in host memory when it was asked for; 0 in the answer to a poll.
+    pub found_host: u32,
+    /// Blocks that had to come from NVMe; 0 in the answer to a poll.
+    pub found_nvme: u32,
 }
 
 type Landing = oneshot::Receiver<Result<(), Miss>>;
@@ -83,6 +87,8 @@ impl Engine {
         let mut acquired = self.settle(&look.leased, look.placing, wish, lease).await?;
         acquired.lease = look.lease;
         acquired.miss = acquired.miss.or(look.miss);
+        acquired.found_host = look.leased.len() as u32 - look.found_nvme;
+        acquired.found_nvme = look.found_nvme;
         Ok(acquired)
     }
 
@@ -96,10 +102,10 @@ impl Engine {
             0 => None,
             _ => Some(self.grant(&mut core, &resident, wish.lease, owner)?),
         };
-        self.shared.meter.looked_up(&resident, chain.len(), miss.as_ref());
+        let found_nvme = self.shared.meter.looked_up(&resident, chain.len(), miss.as_ref());
         let leased: Vec<BlockIndex> = resident.iter().map(|block| block.index).collect();
         let placing = self.place(core, &leased, wish.stage);
-        Ok(Look { lease, miss, leased, placing })
+        Ok(Look { lease, miss, leased, found_nvme, placing })
     }
 
     /// Where the blocks of a lease are by now.
@@ -147,7 +153,7 @@ impl Engine {
             placing = self.place_again(leased, id, owner)?;
         }
         self.count(&placing.blocks);
-        Ok(Acquired { lease: None, loading: 0, blocks: placing.blocks, miss: placing.miss })
+        Ok(Acquired { blocks: placing.blocks, miss: placing.miss, ..Acquired::default() })
     }
 
     fn place_again(&self, leased: &[BlockIndex], id: LeaseId, owner: OwnerId) -> Result<Placing, EngineError> {
@@ -229,6 +235,7 @@ struct Look {
     lease: Option<LeaseGrant>,
     miss: Option<Miss>,
     leased: Vec<BlockIndex>,
+    found_nvme: u32,
     placing: Placing,
 }
 

@@ -202,6 +202,39 @@ pub enum Event {
         /// Why.
         cause: RemovalCause,
     },
+    /// An engine has a block in its own memory.
+    EngineStored {
+        /// The engine's name.
+        engine: String,
+        /// Space.
+        space: SpaceDigest,
+        /// Block.
+        block: BlockId,
+        /// The engine's key.
+        key: Key,
+        /// The block before it.
+        parent: Option<BlockId>,
+        /// [`TierKind::Hbm`] or [`TierKind::Engine`].
+        tier: TierKind,
+    },
+    /// It has not any more.
+    EngineRemoved {
+        /// The engine's name.
+        engine: String,
+        /// Space.
+        space: SpaceDigest,
+        /// Block.
+        block: BlockId,
+        /// Which memory.
+        tier: TierKind,
+    },
+    /// Forget everything an engine has.
+    EngineReset {
+        /// The engine's name.
+        engine: String,
+        /// Why.
+        reason: String,
+    },
     /// A space was opened.
     SpaceOpened {
         /// Space.

@@ -14,6 +14,7 @@ use kvtier_identity::SpaceDigest;
 
 use super::ask::{Event, SubscribeFrom};
 use super::error::EngineError;
+use super::external::EngineCursor;
 use super::{Engine, Shared};
 use crate::catalog::plan::SnapshotBlock;
 use crate::place::TierKind;
@@ -38,6 +39,8 @@ enum State {
     Reset(String),
     /// List blocks from this cursor.
     Snapshot(u32),
+    /// List what engines hold from this cursor.
+    Engines(EngineCursor),
     /// Follow the log.
     Tail,
 }
@@ -55,7 +58,7 @@ impl Engine {
     /// Follows the log; `spaces` empty = all.
     pub fn subscribe(&self, from: SubscribeFrom, spaces: &[SpaceDigest]) -> Result<Subscription, EngineError> {
         let status = self.shared.ports.journal.status();
-        let newest = Position { epoch: status.epoch, seq: status.durable_seq };
+        let newest = status.position();
         let (position, state) = match from {
             SubscribeFrom::Tail => (newest, State::Tail),
             SubscribeFrom::Snapshot => (newest, State::Reset("a snapshot was asked for".into())),
@@ -95,6 +98,7 @@ impl Subscription {
             let events = match &self.state {
                 State::Reset(reason) => self.reset(reason.clone()),
                 State::Snapshot(cursor) => self.snapshot(*cursor).await?,
+                State::Engines(cursor) => self.engines(cursor.clone()),
                 State::Tail => self.tail().await?,
             };
             if !events.is_empty() {
@@ -105,24 +109,43 @@ impl Subscription {
 
     fn reset(&mut self, reason: String) -> Vec<Event> {
         let core = self.shared.lock();
-        let status = self.shared.ports.journal.status();
-        self.position = Position { epoch: status.epoch, seq: core.stores.settled_seq(status.durable_seq) };
+        let newest = self.shared.ports.journal.status().position();
+        self.position = Position { seq: core.stores.settled_seq(newest.seq), ..newest };
         self.state = State::Snapshot(0);
         let opened = core.spaces.iter().filter(|space| self.wants(&space.record.digest));
         let opened =
             opened.map(|space| Event::SpaceOpened { space: space.record.digest, name: space.record.name.clone() });
-        [Event::Reset { epoch: status.epoch, reason }].into_iter().chain(opened).collect()
+        [Event::Reset { epoch: newest.epoch, reason }].into_iter().chain(opened).collect()
     }
 
     async fn snapshot(&mut self, mut cursor: u32) -> Result<Vec<Event>, EngineError> {
         self.shared.filled().await;
         if cursor == SNAPSHOT_END {
-            self.state = State::Tail;
-            return Ok(vec![Event::SnapshotEnd]);
+            return Ok(self.engines(None));
         }
         let blocks = self.shared.lock().catalog.snapshot_next(&mut cursor, BATCH_COUNT);
         self.state = State::Snapshot(cursor);
         self.name_blocks(blocks).await
+    }
+
+    fn engines(&mut self, mut cursor: EngineCursor) -> Vec<Event> {
+        let listed = {
+            let core = self.shared.lock();
+            core.engines.snapshot_next(&core, &mut cursor, BATCH_COUNT)
+        };
+        if listed.is_empty() {
+            self.state = State::Tail;
+            return vec![Event::SnapshotEnd];
+        }
+        self.state = State::Engines(cursor);
+        listed.into_iter().filter(|event| self.wants_event(event)).collect()
+    }
+
+    fn wants_event(&self, event: &Event) -> bool {
+        match event {
+            Event::EngineStored { space, .. } => self.wants(space),
+            _ => true,
+        }
     }
 
     /// Finds the keys RAM does not know in the index.
@@ -198,6 +221,13 @@ impl Subscription {
                 Some(Event::SpaceOpened { space: record.digest, name: record.name })
             }
             Record::SpaceDropped { digest, .. } if self.wants(&digest) => Some(Event::SpaceDropped { space: digest }),
+            Record::EngineStored { engine, tier, block, space: number, key, parent } => {
+                Some(Event::EngineStored { engine, space: space(number)?, block, key, parent, tier })
+            }
+            Record::EngineRemoved { engine, tier, block, space: number } => {
+                Some(Event::EngineRemoved { engine, space: space(number)?, block, tier })
+            }
+            Record::EngineReset { engine, reason } => Some(Event::EngineReset { engine, reason }),
             Record::SpaceOpened(_)
             | Record::SpaceDropped { .. }
             | Record::Quarantined { .. }

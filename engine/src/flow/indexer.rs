@@ -26,7 +26,12 @@ pub(crate) fn change_of(record: &Record) -> Option<IndexChange> {
         Record::SpaceOpened(space) => Some(IndexChange::PutSpace(space.clone())),
         Record::SpaceDropped { space, .. } => Some(IndexChange::RemoveSpace(*space)),
         Record::Quarantined { slot } => Some(IndexChange::Quarantine(*slot)),
-        Record::Removed { .. } | Record::StoredHost { .. } | Record::Reset { .. } => None,
+        Record::Removed { .. }
+        | Record::StoredHost { .. }
+        | Record::Reset { .. }
+        | Record::EngineStored { .. }
+        | Record::EngineRemoved { .. }
+        | Record::EngineReset { .. } => None,
     }
 }
 

@@ -139,7 +139,7 @@ impl Meter {
     /// Counters of a tier that has blocks.
     pub fn tier(&self, tier: TierKind) -> &TierMeter {
         match tier {
-            TierKind::Nvme | TierKind::Archive => &self.nvme,
+            TierKind::Nvme | TierKind::Archive | TierKind::Engine => &self.nvme,
             TierKind::Host | TierKind::Hbm => &self.host,
         }
     }
@@ -149,7 +149,8 @@ impl Meter {
         self.tier(tier).hit_bytes.add(bytes);
     }
 
-    pub(crate) fn looked_up(&self, resident: &[Resident], asked: usize, miss: Option<&Miss>) {
+    /// Notes a lookup; how much of what was found is on NVMe only.
+    pub(crate) fn looked_up(&self, resident: &[Resident], asked: usize, miss: Option<&Miss>) -> u32 {
         self.lookups.add(1);
         self.lookup_blocks.add(asked as u64);
         let nvme = resident.iter().filter(|block| block.tier == TierKind::Nvme).count();
@@ -158,6 +159,7 @@ impl Meter {
         if let Some(miss) = miss {
             self.missed(miss.reason);
         }
+        nvme as u32
     }
 
     pub(crate) fn missed(&self, reason: MissReason) {

@@ -2,7 +2,7 @@
 //!
 //! One mutex holds the core. It is never held across an `await`, and records are appended to the journal while it is
 //! held, so that the order of the log is the order of decisions. Reading order: [`ask`], [`put`], [`store`], [`find`],
-//! [`get`], [`load`], [`acquire`], [`recover`], [`events`].
+//! [`get`], [`load`], [`acquire`], [`recover`], [`events`], [`external`].
 
 pub mod acquire;
 pub mod alarm;
@@ -11,6 +11,7 @@ mod core_guard;
 mod drain;
 pub mod error;
 pub mod events;
+pub mod external;
 mod find;
 mod gap;
 pub mod get;
@@ -70,6 +71,7 @@ pub(crate) struct Core {
     spaces: spaces::SpaceTable,
     loads: load::LoadFlights,
     stores: store::StoreQueue,
+    engines: external::EngineTable,
     /// RAM is not complete yet: the index may know blocks that the catalog does not.
     filling: bool,
     draining: bool,
@@ -99,6 +101,7 @@ impl Engine {
             spaces: spaces::SpaceTable::new(settings.root_secret, settings.host_domains.clone(), epoch),
             loads: load::LoadFlights::default(),
             stores: store::StoreQueue::new(epoch),
+            engines: external::EngineTable::default(),
             filling: false,
             draining: false,
         };

@@ -53,7 +53,7 @@ impl Engine {
         };
         EngineStatus {
             uptime: self.shared.now().0,
-            position: Position { epoch: journal.epoch, seq: journal.durable_seq },
+            position: journal.position(),
             state,
             alarms,
             count: core.catalog.count(),

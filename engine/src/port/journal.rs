@@ -112,6 +112,39 @@ pub enum Record {
         /// The slot.
         slot: Slot,
     },
+    /// An engine has told that a block is in its own memory. Volatile.
+    EngineStored {
+        /// The engine's name.
+        engine: String,
+        /// [`TierKind::Hbm`] or [`TierKind::Engine`].
+        tier: TierKind,
+        /// The block.
+        block: BlockId,
+        /// Its space's number.
+        space: u32,
+        /// The engine's key.
+        key: Key,
+        /// The block before it in its chain.
+        parent: Option<BlockId>,
+    },
+    /// A block has left an engine's memory.
+    EngineRemoved {
+        /// The engine's name.
+        engine: String,
+        /// From which memory.
+        tier: TierKind,
+        /// The block.
+        block: BlockId,
+        /// Its space's number.
+        space: u32,
+    },
+    /// Nothing is known any more of what an engine holds.
+    EngineReset {
+        /// The engine's name.
+        engine: String,
+        /// Why, for people.
+        reason: String,
+    },
 }
 
 /// Why the journal took nothing.
@@ -179,6 +212,8 @@ pub enum JournalState {
 pub struct JournalStatus {
     /// Current epoch.
     pub epoch: u64,
+    /// Last number before the epoch's own: those of older epochs, and those that were skipped or lost between.
+    pub epoch_base_seq: u64,
     /// Oldest readable sequence number.
     pub first_seq: u64,
     /// Last sequence number given out.
@@ -189,6 +224,14 @@ pub struct JournalStatus {
     pub bytes: u64,
     /// Condition.
     pub state: JournalState,
+}
+
+impl JournalStatus {
+    /// The newest durable position *of the current epoch*. Until its first record (the reset) is durable that is the place
+    /// before it: a position never pairs an epoch with a number of another one.
+    pub fn position(&self) -> Position {
+        Position { epoch: self.epoch, seq: self.durable_seq.max(self.epoch_base_seq) }
+    }
 }
 
 /// The log.

@@ -1,6 +1,7 @@
 //! What no single value shows: settings that contradict each other, and settings the machine cannot keep.
 
 mod domains;
+mod engine_events;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -30,6 +31,7 @@ pub(crate) fn check(config: &Config, resolved: &Resolved, machine: &dyn Machine)
     check.listeners();
     check.local();
     check.domains();
+    check.engine_events();
     check.exposure();
     check.tls();
     check.sizes();

@@ -30,8 +30,8 @@ use machine::Machine;
 use problem::{Origin, Problem, Problems};
 use resolve::Resolved;
 pub use sections::{
-    Admission, Domain, Eviction, Host, HugePages, Index, Io, Limits, Listen, Local, Log, LogFormat, MemoryLock, Nvme,
-    Policy, Shutdown, Tls, Trace, Wal,
+    Admission, Domain, EngineEvents, Eviction, HashForm, Host, HugePages, Index, Io, Limits, Listen, Local, Log,
+    LogFormat, MemoryLock, Nvme, Policy, PublishEvents, Shutdown, Tls, Trace, Wal,
 };
 pub use source::{FlagValue, Sources};
 
@@ -65,6 +65,10 @@ pub struct Config {
     pub local: Local,
     /// `[domain.NAME]`, by name.
     pub domains: BTreeMap<String, Domain>,
+    /// `[engine_events.NAME]`, by name.
+    pub engine_events: BTreeMap<String, EngineEvents>,
+    /// `[publish_events]`.
+    pub publish_events: PublishEvents,
     /// `[log]`.
     pub log: Log,
     /// `[trace]`.
@@ -127,11 +131,9 @@ impl Config {
             index: Index::read(values),
             limits: Limits::read(values),
             local: Local::read(values),
-            domains: resolved
-                .names
-                .iter()
-                .map(|name| (name.clone(), Domain::read_at(values, &format!("domain.{name}"))))
-                .collect(),
+            domains: resolved.sections("domain.", Domain::read_at),
+            engine_events: resolved.sections("engine_events.", EngineEvents::read_at),
+            publish_events: PublishEvents::read(values),
             log: Log::read(values),
             trace: Trace::read(values),
             shutdown: Shutdown::read(values),

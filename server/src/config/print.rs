@@ -15,17 +15,17 @@ pub fn toml(reading: &Reading) -> String {
     for section in SECTIONS {
         out.push('\n');
         out.push_str(&comment(&joined(section.doc)));
-        match section.repeated() {
-            None => out.push_str(&toml_section(section, section.name, reading)),
-            Some(_) if reading.config.domains.is_empty() => {
-                let example = toml_section(section, section.name, reading);
-                out.push_str(&example.lines().map(commented).collect::<String>());
-            }
-            Some(_) => {
-                for name in reading.config.domains.keys() {
-                    out.push_str(&toml_section(section, &section.named(name), reading));
-                }
-            }
+        let Some(before) = section.repeated() else {
+            out.push_str(&toml_section(section, section.name, reading));
+            continue;
+        };
+        let names = reading.resolved.names.get(before);
+        if names.is_none() {
+            let example = toml_section(section, section.name, reading);
+            out.push_str(&example.lines().map(commented).collect::<String>());
+        }
+        for name in names.into_iter().flatten() {
+            out.push_str(&toml_section(section, &section.named(name), reading));
         }
     }
     out

@@ -20,11 +20,17 @@ pub(crate) struct Resolved {
     pub(crate) values: Values,
     /// By path; a path that is missing has its default.
     pub(crate) origins: BTreeMap<String, Origin>,
-    /// Names of the domains, in order.
-    pub(crate) names: Vec<String>,
+    /// Names in sections of which there are several, in order, by what stands before the name.
+    pub(crate) names: BTreeMap<&'static str, Vec<String>>,
 }
 
 impl Resolved {
+    /// The sections of one kind, by name.
+    pub(crate) fn sections<T>(&self, before: &str, read_at: impl Fn(&Values, &str) -> T) -> BTreeMap<String, T> {
+        let names = self.names.get(before).into_iter().flatten();
+        names.map(|name| (name.clone(), read_at(&self.values, &format!("{before}{name}")))).collect()
+    }
+
     /// Who set a value.
     pub(crate) fn origin(&self, path: &str) -> Origin {
         self.origins.get(path).cloned().unwrap_or(Origin::Preset)
@@ -49,7 +55,7 @@ pub(crate) fn resolve(given: Vec<Given>, machine: &dyn Machine, problems: &mut V
                 let path = table::path(&section.named(&name), row.key);
                 resolved.resolve_row(row, path, &strongest, machine, problems);
             }
-            resolved.names.push(name);
+            resolved.names.entry(before).or_default().push(name);
         }
     }
     resolved

@@ -37,7 +37,12 @@ impl Told {
             Record::SpaceOpened(space) => drop(self.spaces.insert(space.number, *space)),
             Record::SpaceDropped { space, .. } => drop(self.spaces.remove(&space)),
             Record::Quarantined { slot } => self.quarantined.push(slot),
-            Record::Removed { .. } | Record::StoredHost { .. } | Record::Reset { .. } => {}
+            Record::Removed { .. }
+            | Record::StoredHost { .. }
+            | Record::Reset { .. }
+            | Record::EngineStored { .. }
+            | Record::EngineRemoved { .. }
+            | Record::EngineReset { .. } => {}
         }
     }
 

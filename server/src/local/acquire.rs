@@ -2,9 +2,10 @@
 
 use kvtier_engine::flow::acquire::{Acquired, Wish};
 use kvtier_proto::v1;
-use tonic::Status;
+use tonic::{Code, Status};
 
 use super::session::Session;
+use crate::requests;
 use crate::service::answer::{self, BadField};
 use crate::service::ask;
 
@@ -22,7 +23,11 @@ impl Session {
         }
         let lease = ask::milliseconds(request.lease_ms);
         let wish = Wish { lease, stage, wait: !request.poll };
+        let name = requests::name_of(&request.request)?;
         let acquired = self.desk.engine.acquire(&space, &keys, wish, self.owner).await;
+        if let Some(name) = name {
+            self.desk.request_log.note(&self.tenant, name, requests::acquired(space, keys.len(), &acquired));
+        }
         self.release_if_closed();
         Ok(placed(acquired.map_err(answer::status)?))
     }
@@ -33,6 +38,25 @@ impl Session {
         let acquired = self.desk.engine.acquired(lease, self.owner, request.wait).await;
         let acquired = acquired.map_err(|error| answer::status_about_lease(error, lease))?;
         Ok(v1::AcquireResponse { lease: request.lease, ..placed(acquired) })
+    }
+
+    /// The client's side of a request.
+    pub(crate) fn report(&self, request: &v1::ReportRequest) -> Result<v1::ReportResponse, Status> {
+        let (_, name, what) = requests::report_of(request.clone())?;
+        self.space(&request.space)?;
+        self.desk.request_log.note(&self.tenant, &name, what);
+        Ok(v1::ReportResponse {})
+    }
+
+    /// What is remembered of one of the tenant's requests.
+    pub(crate) fn why(&self, request: &v1::WhyRequest) -> Result<v1::WhyResponse, Status> {
+        if !request.tenant.is_empty() && request.tenant != self.tenant {
+            let told = format!("requests of another tenant than this attachment's, {:?}", self.tenant);
+            return Err(Status::new(Code::PermissionDenied, told));
+        }
+        let absent = || BadField::new("request", "absent", "name the request");
+        let name = requests::name_of(&request.request)?.ok_or_else(absent)?;
+        Ok(self.desk.request_log.why(&self.tenant, name))
     }
 
     /// Ends leases. One that has ended by itself is no error.
@@ -55,7 +79,7 @@ fn stages(min_tier: i32) -> Result<bool, BadField> {
 }
 
 fn placed(acquired: Acquired) -> v1::AcquireResponse {
-    let Acquired { lease, loading, blocks, miss } = acquired;
+    let Acquired { lease, loading, blocks, miss, .. } = acquired;
     let first = blocks.first().map_or(0, |block| block.length);
     let uniform = blocks.iter().all(|block| block.length == first);
     v1::AcquireResponse {

@@ -235,6 +235,8 @@ pub(super) fn begin(session: Arc<Session>, request: Request) -> Result<BoxFuture
             answer!(v1::ReleaseLeasesRequest, now |session: &Arc<Session>, message| session.release(message))
         }
         Method::Fence => answer!(v1::FenceRequest, now |session: &Arc<Session>, message| session.fence(message)),
+        Method::Report => answer!(v1::ReportRequest, now |session: &Arc<Session>, message| session.report(message)),
+        Method::Why => answer!(v1::WhyRequest, now |session: &Arc<Session>, message| session.why(message)),
         Method::Attach | Method::Detach | Method::Bell => {
             return Err(Status::new(Code::FailedPrecondition, "this connection is attached"));
         }

@@ -18,6 +18,7 @@ use super::quarantine::Quarantine;
 use super::session::{Role, Session};
 use super::tenancy::Tenancy;
 use super::{LocalLimits, SharedMemory};
+use crate::requests::RequestLog;
 use crate::service::answer::BadField;
 
 /// Longest client or tenant name in bytes.
@@ -32,6 +33,7 @@ pub struct Desk {
     pub(super) limits: LocalLimits,
     pub(super) ledger: Arc<Ledger>,
     pub(super) quarantine: Quarantine,
+    pub(super) request_log: Arc<RequestLog>,
     tenancy: Tenancy,
     sessions: Mutex<BTreeMap<u128, Arc<Session>>>,
     reservation_next: AtomicU64,
@@ -52,6 +54,8 @@ pub struct DeskParts {
     pub limits: LocalLimits,
     /// Pages of incomplete blocks of all puts of the node.
     pub put_room: Arc<Semaphore>,
+    /// What became of requests that have a name.
+    pub requests: Arc<RequestLog>,
 }
 
 /// Figures for `status` and metrics.
@@ -74,7 +78,7 @@ pub struct LocalCount {
 impl Desk {
     /// A desk without clients.
     pub fn new(parts: DeskParts) -> Arc<Self> {
-        let DeskParts { engine, clock, random, memory, limits, put_room } = parts;
+        let DeskParts { engine, clock, random, memory, limits, put_room, requests } = parts;
         let ledger = Ledger::new(limits.client_bytes_max, limits.client_blocks_max, put_room);
         Arc::new(Self {
             engine,
@@ -85,6 +89,7 @@ impl Desk {
             limits,
             ledger,
             quarantine: Quarantine::default(),
+            request_log: requests,
             sessions: Mutex::default(),
             reservation_next: AtomicU64::new(1),
             requests: AtomicU64::new(0),

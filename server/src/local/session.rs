@@ -44,7 +44,7 @@ pub struct Session {
     pub(super) owner: OwnerId,
     pub(super) peer: LocalPeer,
     pub(super) role: Role,
-    tenant: String,
+    pub(super) tenant: String,
     /// Says when its process has ended; writers only.
     process: Option<Arc<OwnedFd>>,
     state: Mutex<State>,

@@ -54,6 +54,10 @@ pub struct NodeSnapshot {
     pub alarms: Vec<(&'static str, bool)>,
     /// Seconds the RAM index took to fill after the start; nothing while it fills.
     pub recovery_seconds: Option<f64>,
+    /// Engines whose events are followed.
+    pub followed: Vec<FollowedSnapshot>,
+    /// The publisher of events in vLLM's format, if there is one.
+    pub published: Option<PublishedSnapshot>,
 }
 
 /// One domain of the host tier.
@@ -136,4 +140,36 @@ pub struct IndexSnapshot {
     pub filling: bool,
     /// Blocks the RAM index has taken over since the start.
     pub filled_blocks: u64,
+}
+
+/// An engine whose events are followed.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct FollowedSnapshot {
+    /// Its name; ranks apart.
+    pub engine: String,
+    /// 1 while it is connected.
+    pub connected: u64,
+    /// Blocks it is known to hold.
+    pub blocks: u64,
+    /// Batches taken in.
+    pub batches: u64,
+    /// Times an event was missing.
+    pub gaps: u64,
+    /// Batches that came by replay.
+    pub replayed: u64,
+    /// Times all of it had to be forgotten.
+    pub resets: u64,
+    /// Batches that could not be read.
+    pub malformed: u64,
+}
+
+/// The publisher of events in vLLM's format.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct PublishedSnapshot {
+    /// Batches published.
+    pub batches: u64,
+    /// Batches that slow subscribers missed.
+    pub missed: u64,
+    /// Subscribers now.
+    pub subscribers: u64,
 }

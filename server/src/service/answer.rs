@@ -221,6 +221,7 @@ pub(crate) fn tier(tier: TierKind) -> v1::Tier {
         TierKind::Host => v1::Tier::Host,
         TierKind::Nvme => v1::Tier::Nvme,
         TierKind::Archive => v1::Tier::Archive,
+        TierKind::Engine => v1::Tier::Engine,
     }
 }
 

@@ -3,8 +3,10 @@
 use kvtier_proto::v1;
 use tonic::Status;
 
+use super::answer::BadField;
 use super::client::Client;
 use super::{Node, answer, ask};
+use crate::requests;
 
 pub(crate) async fn lookup(
     node: &Node,
@@ -14,7 +16,14 @@ pub(crate) async fn lookup(
     let space = ask::space("space", &request.space)?;
     let keys = ask::keys("keys", &request.keys, node.limits.chain_keys_max)?;
     let lease = request.lease_ms.map(ask::milliseconds);
-    let found = node.engine.lookup(&space, &keys, lease, client.owner()).await.map_err(answer::status)?;
+    let name = requests::name_of(&request.request)?;
+    let found = node.engine.lookup(&space, &keys, lease, client.owner()).await;
+    if let Some(name) = name
+        && let Ok(tenant) = node.engine.tenant_of(&space)
+    {
+        node.requests.note(&tenant, name, requests::looked_up(space, keys.len(), &found));
+    }
+    let found = found.map_err(answer::status)?;
     let prefix = found
         .prefix
         .iter()
@@ -25,6 +34,24 @@ pub(crate) async fn lookup(
         lease_deadline_unix_ms: found.lease.map_or(0, |lease| lease.deadline_unix_ms),
         miss: found.miss.as_ref().map(answer::miss),
     })
+}
+
+/// A client's side of a request.
+pub(crate) fn report(node: &Node, request: v1::ReportRequest) -> Result<v1::ReportResponse, Status> {
+    let (space, name, what) = requests::report_of(request)?;
+    let tenant = node.engine.tenant_of(&space).map_err(answer::status)?;
+    node.requests.note(&tenant, &name, what);
+    Ok(v1::ReportResponse {})
+}
+
+/// What is remembered of a request.
+pub(crate) fn why(node: &Node, request: &v1::WhyRequest) -> Result<v1::WhyResponse, Status> {
+    let absent = |field| BadField::new(field, "absent", "name the request and the tenant whose it is");
+    let name = requests::name_of(&request.request)?.ok_or_else(|| absent("request"))?;
+    if request.tenant.is_empty() {
+        return Err(absent("tenant").into());
+    }
+    Ok(node.requests.why(&request.tenant, name))
 }
 
 pub(crate) async fn prefetch(node: &Node, request: v1::PrefetchRequest) -> Result<v1::PrefetchResponse, Status> {

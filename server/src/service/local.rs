@@ -71,4 +71,14 @@ impl Local for Service {
         let (call, session) = (self.call("local_fence"), self.session_of(&request));
         call.answer(session.and_then(|session| session.fence(request.get_ref())))
     }
+
+    async fn report(&self, request: Request<v1::ReportRequest>) -> Result<Response<v1::ReportResponse>, Status> {
+        let (call, session) = (self.call("local_report"), self.session_of(&request));
+        call.answer(session.and_then(|session| session.report(request.get_ref())))
+    }
+
+    async fn why(&self, request: Request<v1::WhyRequest>) -> Result<Response<v1::WhyResponse>, Status> {
+        let (call, session) = (self.call("local_why"), self.session_of(&request));
+        call.answer(session.and_then(|session| session.why(request.get_ref())))
+    }
 }

@@ -43,6 +43,7 @@ use readiness::Readiness;
 
 use crate::local::Desk;
 use crate::observe::{Metrics, Operation};
+use crate::requests::RequestLog;
 
 /// Bounds of the service; the engine has its own.
 #[derive(Debug, Clone)]
@@ -89,6 +90,8 @@ pub(crate) struct Node {
     subscribers: Arc<Semaphore>,
     /// Calls under way, streams to their end.
     calls: TaskTracker,
+    /// What became of requests that have a name.
+    requests: Arc<RequestLog>,
     /// The local path, once it is served.
     local: OnceLock<Arc<Desk>>,
 }
@@ -130,12 +133,14 @@ pub struct Parts {
     pub limits: NodeLimits,
     /// For `Status`.
     pub facts: NodeFacts,
+    /// What became of requests that have a name.
+    pub requests: Arc<RequestLog>,
 }
 
 impl Service {
     /// Serves an engine.
     pub fn new(parts: Parts) -> Self {
-        let Parts { engine, clock, readiness, metrics, limits, facts } = parts;
+        let Parts { engine, clock, readiness, metrics, limits, facts, requests } = parts;
         let pages = (limits.put_bytes_in_flight_max / PAGE_BYTES).max(1);
         let put_room_pages = u32::try_from(pages).unwrap_or(u32::MAX).min(u32::MAX >> 3);
         let subscribers = usize::try_from(limits.subscribers_max).unwrap_or(usize::MAX).min(Semaphore::MAX_PERMITS);
@@ -151,6 +156,7 @@ impl Service {
             put_room_pages,
             subscribers: Arc::new(Semaphore::new(subscribers)),
             calls: TaskTracker::new(),
+            requests,
             local: OnceLock::new(),
         };
         Self { node: Arc::new(node) }
@@ -256,6 +262,14 @@ impl KvTier for Service {
     async fn release(&self, request: Request<v1::ReleaseRequest>) -> Result<Response<v1::ReleaseResponse>, Status> {
         let (call, client) = self.call_of("release", &request)?;
         call.answer(find::release(&self.node, &client, request.get_ref()))
+    }
+
+    async fn report(&self, request: Request<v1::ReportRequest>) -> Result<Response<v1::ReportResponse>, Status> {
+        self.call("report").answer(find::report(&self.node, request.into_inner()))
+    }
+
+    async fn why(&self, request: Request<v1::WhyRequest>) -> Result<Response<v1::WhyResponse>, Status> {
+        self.call("why").answer(find::why(&self.node, request.get_ref()))
     }
 
     async fn delete(&self, request: Request<v1::DeleteRequest>) -> Result<Response<v1::DeleteResponse>, Status> {

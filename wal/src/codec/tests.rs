@@ -91,6 +91,22 @@ fn golden() -> Vec<(Record, String)> {
             format!("05{block_hex}030304"),
         ),
         (Record::Quarantined { slot: slot() }, format!("06{slot_hex}")),
+        (
+            Record::EngineStored {
+                engine: "a".into(),
+                tier: TierKind::Hbm,
+                block: block(),
+                space: 3,
+                key: Key::new(b"key").expect("short"),
+                parent: Some(BlockId(5)),
+            },
+            format!("07016100{block_hex}03036b65790105"),
+        ),
+        (
+            Record::EngineRemoved { engine: "a".into(), tier: TierKind::Engine, block: block(), space: 3 },
+            format!("08016104{block_hex}03"),
+        ),
+        (Record::EngineReset { engine: "a".into(), reason: "gone".into() }, "09016104676f6e65".to_owned()),
     ]
 }
 
@@ -111,7 +127,7 @@ fn every_record_has_its_golden_bytes() {
 
 #[test]
 fn tiers_and_causes_keep_their_numbers() {
-    let tiers = [TierKind::Hbm, TierKind::Host, TierKind::Nvme, TierKind::Archive];
+    let tiers = [TierKind::Hbm, TierKind::Host, TierKind::Nvme, TierKind::Archive, TierKind::Engine];
     let causes = [
         RemovalCause::Evicted,
         RemovalCause::Corrupt,
@@ -120,10 +136,10 @@ fn tiers_and_causes_keep_their_numbers() {
         RemovalCause::TierDown,
     ];
     for (number, cause) in causes.into_iter().enumerate() {
-        let tier = tiers[number.min(3)];
+        let tier = tiers[number];
         let mut out = vec![];
         encode_record(&Record::Removed { block: BlockId(0), space: 0, tier, cause }, &mut out).expect("small");
-        assert_eq!(out, [5, 0, 0, number.min(3) as u8, number as u8]);
+        assert_eq!(out, [5, 0, 0, number as u8, number as u8]);
     }
 }
 
@@ -167,4 +183,13 @@ fn payloads_that_are_not_what_they_say_are_refused() {
     assert!(matches!(decode_payload(&[1, 3, 0, 0, 0, 0, 1], 1), Err(CodecError::Record { index: 0, .. })));
     let huge = [&[1, 0, 1, 253][..], &(1u64 << 60).to_le_bytes()].concat();
     assert!(matches!(decode_payload(&huge, 1), Err(CodecError::Record { index: 0, .. })));
+}
+
+#[test]
+fn what_version_1_wrote_is_read() {
+    let (record, bytes) = golden().swap_remove(5);
+    let bytes: Vec<u8> =
+        (0..bytes.len()).step_by(2).map(|at| u8::from_str_radix(&bytes[at..at + 2], 16).expect("hex")).collect();
+    assert_eq!(decode_payload(&[&[1], &bytes[..]].concat(), 1), Ok(vec![record]));
+    assert_eq!(decode_payload(&[&[3], &bytes[..]].concat(), 1), Err(CodecError::Version(3)));
 }

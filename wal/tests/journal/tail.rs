@@ -1,6 +1,6 @@
 //! What a crash leaves at the end of the log, and what becomes of numbers and epochs.
 
-use kvtier_engine::port::{Journal, Record};
+use kvtier_engine::port::{Journal, Position, Record};
 use kvtier_wal::segment::{SEGMENT_HEADER_BYTES, file_name};
 use kvtier_wal::settings::EPOCH_SKIP;
 
@@ -46,6 +46,19 @@ fn each_opening_is_an_epoch_of_its_own_and_skips_numbers_ahead() {
         folder = world.kill();
     }
     assert!(newest > 4 * EPOCH_SKIP);
+}
+
+#[test]
+fn a_position_belongs_to_its_epoch_even_before_the_reset_is_durable() {
+    // Once `status` answered with the new epoch and the last number of the old one, within the first group commit.
+    let mut world = World::new(settings());
+    let old = world.store(0..2);
+    let mut world = World::open(&world.kill(), settings(), 0).unwrap();
+    let (status, reset_seq) = (world.wal.status(), world.recovered.reset_seq);
+    assert_eq!(status.durable_seq, old.seq, "the reset is queued only");
+    assert_eq!(status.position(), Position { epoch: 2, seq: reset_seq - 1 });
+    world.durable(reset_seq).unwrap();
+    assert_eq!(world.wal.status().position(), Position { epoch: 2, seq: reset_seq });
 }
 
 #[test]

@@ -119,7 +119,7 @@ fn describe(at: Position, event: &Event) -> String {
     let what = match &event.kind {
         Some(Kind::Reset(reset)) => format!("reset         epoch {}: {}", reset.epoch, reset.reason),
         Some(Kind::Stored(stored)) => {
-            let (tier, block) = (word::tier(stored.tier), show_key(&stored.block));
+            let (tier, block) = (place(stored.tier, &stored.engine), show_key(&stored.block));
             format!(
                 "stored  {tier:<5} {block}  {:>9}  key {}",
                 show_size(u64::from(stored.length)),
@@ -127,15 +127,24 @@ fn describe(at: Position, event: &Event) -> String {
             )
         }
         Some(Kind::Removed(removed)) => {
-            let (tier, block) = (word::tier(removed.tier), show_key(&removed.block));
+            let (tier, block) = (place(removed.tier, &removed.engine), show_key(&removed.block));
             format!("removed {tier:<5} {block}  {}", removed.cause)
         }
         Some(Kind::SpaceOpened(opened)) => format!("space opened  {} {}", show_key(&opened.space), opened.name),
         Some(Kind::SpaceDropped(dropped)) => format!("space dropped {}", show_key(&dropped.space)),
+        Some(Kind::EngineReset(reset)) => format!("engine reset  {}: {}", reset.engine, reset.reason),
         Some(Kind::SnapshotEnd(_)) => "snapshot end  what follows happened after it".into(),
         None => "unknown event (this kvtier is older than the daemon)".into(),
     };
     format!("{}:{:<10} {what}", at.epoch, at.seq)
+}
+
+/// A tier of the node's own, or the memory of one engine.
+fn place(tier: i32, engine: &str) -> String {
+    match engine {
+        "" => word::tier(tier),
+        engine => format!("{} of {engine}", word::tier(tier)),
+    }
 }
 
 fn as_json(at: Position, event: &Event) -> Value {
@@ -149,6 +158,7 @@ fn as_json(at: Position, event: &Event) -> Value {
             "parent_block": stored.parent_block.as_deref().map(show_key),
             "bytes": stored.length,
             "tier": word::tier(stored.tier),
+            "engine": (!stored.engine.is_empty()).then_some(&stored.engine),
         }),
         Some(Kind::Removed(removed)) => json!({
             "event": "removed",
@@ -156,11 +166,15 @@ fn as_json(at: Position, event: &Event) -> Value {
             "block": show_key(&removed.block),
             "tier": word::tier(removed.tier),
             "cause": removed.cause,
+            "engine": (!removed.engine.is_empty()).then_some(&removed.engine),
         }),
         Some(Kind::SpaceOpened(opened)) => {
             json!({ "event": "space_opened", "space": show_key(&opened.space), "name": opened.name })
         }
         Some(Kind::SpaceDropped(dropped)) => json!({ "event": "space_dropped", "space": show_key(&dropped.space) }),
+        Some(Kind::EngineReset(reset)) => {
+            json!({ "event": "engine_reset", "engine": reset.engine, "reason": reset.reason })
+        }
         Some(Kind::SnapshotEnd(_)) => json!({ "event": "snapshot_end" }),
         None => json!({ "event": "unknown" }),
     };

@@ -16,6 +16,7 @@ pub(crate) mod spaces;
 pub(crate) mod status;
 pub(crate) mod top;
 pub(crate) mod trace;
+pub(crate) mod why;
 
 use crate::arguments::{Arguments, Command};
 use crate::failure::Failure;
@@ -30,6 +31,7 @@ pub(crate) async fn run(arguments: Arguments) -> Result<(), Failure> {
         Command::Put(put) => put.run(&global).await,
         Command::Get(get) => get.run(&global).await,
         Command::Lookup(lookup) => lookup.run(&global).await,
+        Command::Why(why) => why.run(&global).await,
         Command::Prefetch(prefetch) => prefetch.run(&global).await,
         Command::Pin(pin) => pin.run(&global).await,
         Command::Unpin(unpin) => unpin.run(&global).await,

@@ -14,6 +14,7 @@ __version__: str
 _T = TypeVar("_T", covariant=True)
 _Durability = Literal["volatile", "durable"]
 _MinTier = Literal["host", "nvme"]
+_Verdict = Literal["loaded", "declined", "failed"]
 
 @type_check_only
 class _Array(Protocol):
@@ -48,10 +49,15 @@ class Client:
     def open_space(self, name: str, description: SpaceDescription) -> bytes: ...
     def spaces(self) -> list[OpenSpace]: ...
     def drop_space(self, space: bytes) -> int: ...
-    def lookup(self, space: bytes, keys: Sequence[bytes], *, lease: float | None = None) -> Lookup: ...
+    def lookup(
+        self, space: bytes, keys: Sequence[bytes], *, lease: float | None = None, request: str | None = None
+    ) -> Lookup: ...
     def lookup_start(
-        self, space: bytes, keys: Sequence[bytes], *, lease: float | None = None
+        self, space: bytes, keys: Sequence[bytes], *, lease: float | None = None, request: str | None = None
     ) -> Pending[Lookup]: ...
+    def report(
+        self, space: bytes, request: str, verdict: _Verdict, *, blocks: int = 0, detail: str = ""
+    ) -> None: ...
     def release(self, lease: Lease) -> None: ...
     def put(
         self,
@@ -109,11 +115,26 @@ class LocalClient:
         durability: _Durability = "volatile",
     ) -> Reservation: ...
     def acquire(
-        self, space: bytes, keys: Sequence[bytes], *, min_tier: _MinTier = "host", lease: float = 10.0
+        self,
+        space: bytes,
+        keys: Sequence[bytes],
+        *,
+        min_tier: _MinTier = "host",
+        lease: float = 10.0,
+        request: str | None = None,
     ) -> Acquired: ...
     def acquire_start(
-        self, space: bytes, keys: Sequence[bytes], *, min_tier: _MinTier = "host", lease: float = 10.0
+        self,
+        space: bytes,
+        keys: Sequence[bytes],
+        *,
+        min_tier: _MinTier = "host",
+        lease: float = 10.0,
+        request: str | None = None,
     ) -> Pending[Acquired]: ...
+    def report(
+        self, space: bytes, request: str, verdict: _Verdict, *, blocks: int = 0, detail: str = ""
+    ) -> None: ...
     def flush(self) -> None: ...
     def close(self) -> None: ...
     def __enter__(self) -> Self: ...
@@ -302,7 +323,9 @@ class Event:
     @property
     def kind(
         self,
-    ) -> Literal["reset", "stored", "removed", "space_opened", "space_dropped", "snapshot_end"]: ...
+    ) -> Literal[
+        "reset", "stored", "removed", "space_opened", "space_dropped", "snapshot_end", "engine_reset"
+    ]: ...
     @property
     def space(self) -> bytes | None: ...
     @property
@@ -315,6 +338,8 @@ class Event:
     def nbytes(self) -> int | None: ...
     @property
     def tier(self) -> str | None: ...
+    @property
+    def engine(self) -> str | None: ...
     @property
     def cause(self) -> str | None: ...
     @property

@@ -33,6 +33,10 @@ def make_engine(options: dict[str, Any]) -> Any:
             kv_load_failure_policy="recompute",
             kv_connector_extra_config=connector,
         )
+    if (events := options.pop("events", None)) is not None:
+        from vllm.config import KVEventsConfig
+
+        options["kv_events_config"] = KVEventsConfig(enable_kv_cache_events=True, publisher="zmq", **events)
     return LLM(**options)
 
 

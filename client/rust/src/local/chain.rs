@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::lookup::{CHAIN_KEYS_MAX, check_key, to_ms};
-use crate::{ClientError, Durability, SpaceDigest, wire};
+use crate::{ClientError, Durability, SpaceDigest, why, wire};
 
 /// Blocks (or one part of each) to be written, in chain order.
 #[derive(Debug, Clone)]
@@ -44,6 +44,8 @@ pub struct AcquireChain<'a, K> {
     pub stage: bool,
     /// Answer at once instead of waiting for them.
     pub poll: bool,
+    /// The request it is for: what it is answered is remembered for `kvtier why`.
+    pub request: Option<&'a str>,
 }
 
 impl<'a, K> ReserveChain<'a, K> {
@@ -57,7 +59,7 @@ impl<'a, K> ReserveChain<'a, K> {
 impl<'a, K> AcquireChain<'a, K> {
     /// Waits until everything resident is in host memory; leased for 10 s.
     pub fn new(space: SpaceDigest, keys: &'a [K]) -> Self {
-        Self { space, keys, lease: Duration::from_secs(10), stage: true, poll: false }
+        Self { space, keys, lease: Duration::from_secs(10), stage: true, poll: false, request: None }
     }
 }
 
@@ -121,6 +123,7 @@ pub(super) fn acquire_request<K: AsRef<[u8]>>(
         lease_ms: to_ms("lease", wanted.lease)?,
         min_tier: min_tier.into(),
         poll: wanted.poll,
+        request: why::name(wanted.request)?,
     })
 }
 

@@ -16,12 +16,14 @@ use super::link::{Link, now};
 use super::slots::{self, Commitment, Committed, Slot};
 use crate::call::Call;
 use crate::decode::decode as explain;
-use crate::{ClientError, wire};
+use crate::why::{self, Outcome, report_request};
+use crate::{ClientError, SpaceDigest, wire};
 
 const RESERVE: Call = Call::changing("reserve");
 const COMMIT: Call = Call::changing("commit");
 const ACQUIRE: Call = Call::reading("acquire");
 const POLL: Call = Call::reading("poll");
+const WHY: Call = Call::reading("why");
 /// When to try again after the connection was lost.
 const RETRY_AFTER: Duration = Duration::from_millis(100);
 /// Words for the daemon that wait for a free moment. More would mean that nobody has asked it anything for long.
@@ -98,6 +100,7 @@ enum Note {
     Release { attachment: [u8; 16], lease: Vec<u8> },
     Abort { attachment: [u8; 16], number: u64 },
     Fence { attachment: [u8; 16] },
+    Report(Box<wire::ReportRequest>),
 }
 
 impl LocalClient {
@@ -183,6 +186,20 @@ impl LocalClient {
         let later = Acquired::read(decoded(POLL, &message)?, usize::MAX, &line.attachment, &self.shared)?;
         acquired.forget_lease();
         Ok(later)
+    }
+
+    /// Adds what became of a request, for `kvtier why`. Never waits: the daemon is told at once if the connection is free,
+    /// else with the next call, and if it is gone, the next one.
+    pub fn report(&self, space: SpaceDigest, request: &str, outcome: Outcome<'_>) -> Result<(), ClientError> {
+        self.shared.note(Note::Report(Box::new(report_request(space, request, outcome)?)));
+        Ok(())
+    }
+
+    /// What the daemon remembers of one of the tenant's requests, oldest first.
+    pub fn why(&self, request: &str) -> Result<wire::WhyResponse, ClientError> {
+        let request = wire::WhyRequest { tenant: String::new(), request: why::name(Some(request))? };
+        let (_, message) = self.shared.ask(WHY, Method::Why, &request, self.shared.options.call_timeout)?;
+        decoded(WHY, &message)
     }
 
     /// What names this client's attachment in gRPC calls (`x-kvtier-attachment`). A secret: whoever has it can use this
@@ -359,6 +376,7 @@ fn encode(notes: &[Note], now: &Attachment) -> Vec<u8> {
             Note::Release { attachment, lease } if *attachment == now.name => leases.push(lease.clone()),
             Note::Abort { attachment, number } if *attachment == now.name => reservations.push(*number),
             Note::Release { .. } | Note::Abort { .. } => {}
+            Note::Report(report) => bytes.append(&mut frame(Method::Report, Kind::Request, 0, report.as_ref())),
             Note::Fence { attachment } => {
                 let request = wire::FenceRequest { attachment: attachment.to_vec() };
                 bytes.append(&mut frame(Method::Fence, Kind::Request, 0, &request));

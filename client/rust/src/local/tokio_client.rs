@@ -60,8 +60,12 @@ impl AsyncLocalClient {
     /// See [`LocalClient::acquire`].
     pub async fn acquire(&self, wanted: &AcquireChain<'_, Bytes>) -> Result<Acquired, ClientError> {
         let (client, keys) = (self.client.clone(), wanted.keys.to_vec());
-        let AcquireChain { space, lease, stage, poll, .. } = *wanted;
-        blocking(move || client.acquire(&AcquireChain { space, keys: &keys, lease, stage, poll })).await
+        let AcquireChain { space, lease, stage, poll, request, .. } = *wanted;
+        let request = request.map(str::to_owned);
+        blocking(move || {
+            client.acquire(&AcquireChain { space, keys: &keys, lease, stage, poll, request: request.as_deref() })
+        })
+        .await
     }
 
     /// See [`LocalClient::poll`].

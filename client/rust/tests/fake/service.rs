@@ -228,6 +228,21 @@ impl KvTier for Service {
         Ok(Response::new(wire::PinResponse { blocks, bytes, deadline_unix_ms: 1_900_000_000_000 }))
     }
 
+    async fn report(&self, request: Request<wire::ReportRequest>) -> Result<Response<wire::ReportResponse>, Status> {
+        let (_, request) = self.admit(request).await?;
+        let mut notes = self.notes.lock().unwrap();
+        let what = request.outcome.map(wire::request_note::What::Outcome);
+        notes.push((request.request, wire::RequestNote { at_unix_ms: 1, what }));
+        Ok(Response::new(wire::ReportResponse {}))
+    }
+
+    async fn why(&self, request: Request<wire::WhyRequest>) -> Result<Response<wire::WhyResponse>, Status> {
+        let (_, request) = self.admit(request).await?;
+        let notes = self.notes.lock().unwrap();
+        let notes = notes.iter().filter(|(name, _)| *name == request.request).map(|(_, note)| note.clone()).collect();
+        Ok(Response::new(wire::WhyResponse { notes, ..Default::default() }))
+    }
+
     async fn unpin(&self, request: Request<wire::UnpinRequest>) -> Result<Response<wire::UnpinResponse>, Status> {
         let (_, request) = self.admit(request).await?;
         let existed = self.pins.lock().unwrap().remove(&(request.space, request.name)).is_some();

@@ -50,6 +50,7 @@ pub struct Store {
     pub parts: Mutex<BTreeMap<Address, BTreeMap<u32, Bytes>>>,
     pub leases: Mutex<BTreeMap<Vec<u8>, Leased>>,
     pub pins: Mutex<BTreeMap<(Vec<u8>, String), u32>>,
+    pub notes: Mutex<Vec<(String, wire::RequestNote)>>,
     /// Names of the clients that called, in order, without repeats in a row.
     pub callers: Mutex<Vec<String>>,
     /// Where calls came from: one address per connection.
@@ -71,6 +72,7 @@ impl Default for Store {
             parts: Mutex::default(),
             leases: Mutex::default(),
             pins: Mutex::default(),
+            notes: Mutex::default(),
             callers: Mutex::default(),
             peers: Mutex::default(),
             events: watch::channel(Vec::new()).0,
@@ -147,6 +149,7 @@ impl Store {
             parent_block: None,
             length,
             tier: wire::Tier::Host as i32,
+            engine: String::new(),
         }));
         Outcome::Stored(wire::Stored { crc32, durability: begin.durability })
     }

@@ -41,6 +41,10 @@ section! {
         /// Blocks that have gone and whose reason is remembered, so that a miss can say why. About 64 bytes each.
         history_count: u64 = Kind::Count, Preset::Text("262144"), Bound::between(0, 100_000_000),
             wrong "too low: misses say \"never stored\" of blocks that were evicted a while ago";
+        /// Memory for what became of requests whose name a client gives, so that `kvtier why` can tell. About 0.5 KiB a
+        /// lookup; 0 remembers nothing.
+        request_log_bytes: u64 = Kind::Size, Preset::Text("4MiB"), Bound::between(0, GIB),
+            wrong "too low: a request is forgotten before anybody asks why it missed";
     }
 }
 

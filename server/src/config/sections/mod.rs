@@ -1,6 +1,7 @@
 //! The settings themselves, section by section. Adding a row here is all it takes to add a setting.
 
 mod domain;
+mod engine_events;
 mod host;
 mod index;
 mod limits;
@@ -15,6 +16,7 @@ use super::unit::{GIB, KIB, MIB, TIB};
 use super::value::{Kind, Value, Whole};
 
 pub use domain::Domain;
+pub use engine_events::{EngineEvents, HashForm, PublishEvents};
 pub use host::{Host, HugePages, MemoryLock};
 pub use index::Index;
 pub use limits::{Limits, Shutdown};
@@ -84,6 +86,8 @@ sections! {
     Limits at "limits",
     Local at "local",
     Domain at "domain.NAME",
+    EngineEvents at "engine_events.NAME",
+    PublishEvents at "publish_events",
     Log at "log",
     Trace at "trace",
     Shutdown at "shutdown",

@@ -8,7 +8,7 @@ use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, MetricEncoder, NoLabelSet};
 use prometheus_client::metrics::MetricType;
 
-use crate::observe::snapshot::{DomainSnapshot, NodeSnapshot, SnapshotSource, TierSnapshot};
+use crate::observe::snapshot::{DomainSnapshot, FollowedSnapshot, NodeSnapshot, SnapshotSource, TierSnapshot};
 
 /// Asks the source at each scrape; says nothing while there is none.
 pub(super) struct NodeCollector(pub(super) Arc<OnceLock<Arc<dyn SnapshotSource>>>);
@@ -29,6 +29,7 @@ impl Collector for NodeCollector {
         tiers(&mut out, &node)?;
         domains(&mut out, &node)?;
         clients(&mut out, &node)?;
+        relays(&mut out, &node)?;
         journal(&mut out, &node)?;
         index(&mut out, &node)
     }
@@ -98,6 +99,32 @@ fn clients(out: &mut Families<'_>, node: &NodeSnapshot) -> Result<(), Error> {
     out.counter("scrubbed_blocks", "Blocks verified by the scrubber", node.scrubbed_blocks)?;
     let alarms = node.alarms.iter().map(|(alarm, raised)| (vec![("alarm", *alarm)], u64::from(*raised)));
     out.family("alarm", "1 while the alarm is raised", MetricType::Gauge, alarms)
+}
+
+/// Events of engines that are followed, and ours in their format.
+fn relays(out: &mut Families<'_>, node: &NodeSnapshot) -> Result<(), Error> {
+    type Figure = (&'static str, &'static str, MetricType, fn(&FollowedSnapshot) -> u64);
+    let figures: [Figure; 7] = [
+        ("engine_connected", "1 while the engine's events are followed", MetricType::Gauge, |engine| engine.connected),
+        ("engine_blocks", "Blocks the engine is known to hold itself", MetricType::Gauge, |engine| engine.blocks),
+        ("engine_event_batches", "Batches of events taken in", MetricType::Counter, |engine| engine.batches),
+        ("engine_event_gaps", "Times events were missing", MetricType::Counter, |engine| engine.gaps),
+        ("engine_event_replayed_batches", "Batches that came by replay", MetricType::Counter, |engine| engine.replayed),
+        ("engine_event_resets", "Times all known of the engine was forgotten", MetricType::Counter, |engine| {
+            engine.resets
+        }),
+        ("engine_event_malformed_batches", "Batches that could not be read", MetricType::Counter, |engine| {
+            engine.malformed
+        }),
+    ];
+    for (name, help, kind, figure) in figures {
+        let samples = node.followed.iter().map(|engine| (vec![("engine", engine.engine.as_str())], figure(engine)));
+        out.family(name, help, kind, samples)?;
+    }
+    let published = node.published.unwrap_or_default();
+    out.counter("published_batches", "Batches of events published in vLLM's format", published.batches)?;
+    out.counter("published_missed_batches", "Batches that slow subscribers missed", published.missed)?;
+    out.gauge("published_subscribers", "Subscribers to events in vLLM's format", published.subscribers)
 }
 
 fn latencies(out: &mut Families<'_>, node: &NodeSnapshot) -> Result<(), Error> {

@@ -4,7 +4,7 @@ use kvtier_engine::flow::meter::{LATENCY_BOUNDS_US, LatencyCount};
 
 use super::*;
 use crate::observe::NodeSnapshot;
-use crate::observe::snapshot::{DomainSnapshot, JournalSnapshot, TierSnapshot};
+use crate::observe::snapshot::{DomainSnapshot, FollowedSnapshot, JournalSnapshot, TierSnapshot};
 
 struct Fixed(NodeSnapshot);
 
@@ -37,6 +37,7 @@ fn watched() -> Metrics {
     metrics.watch(Arc::new(Fixed(NodeSnapshot {
         tiers: vec![host, nvme],
         domains: vec![DomainSnapshot { name: "acme".into(), used_bytes: 40, ..DomainSnapshot::default() }],
+        followed: vec![FollowedSnapshot { engine: "a/1".into(), blocks: 9, ..FollowedSnapshot::default() }],
         misses: vec![("evicted", 7), ("never_stored", 0)],
         journal: JournalSnapshot { appended_seq: 12, durable_seq: 9, ..JournalSnapshot::default() },
         alarms: vec![("journal", true), ("index", false)],
@@ -79,6 +80,7 @@ fn the_figures_of_the_node_are_read_at_each_scrape() {
         "kvtier_tier_hits_total{tier=\"host\"} 5",
         "kvtier_tier_declined_total{tier=\"nvme\",reason=\"full\"} 3",
         "kvtier_misses_total{reason=\"evicted\"} 7",
+        "kvtier_engine_blocks{engine=\"a/1\"} 9",
         "kvtier_wal_lag_records 3",
         "kvtier_recovery_seconds 0.25",
         "kvtier_alarm{alarm=\"journal\"} 1",

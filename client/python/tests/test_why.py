@@ -1,0 +1,47 @@
+"""Why a request missed: naming requests and reporting what became of them, over both doors."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from typing import Any
+
+import kvtier
+import pytest
+from conftest import Node, binary, blocks, keys, store
+
+
+def why(node: Node, request: str) -> list[dict[str, Any]]:
+    """What `kvtier why` tells of a request of the test's tenant."""
+    command = [str(binary().with_name("kvtier")), "--endpoint", node.daemon.unix, "--json", "why", request, "-t", "t"]
+    told = subprocess.run(command, capture_output=True, text=True, check=True, env={})
+    notes: list[dict[str, Any]] = json.loads(told.stdout)[0]["notes"]
+    return notes
+
+
+def test_lookups_and_reports_over_both_doors_are_one_story(node: Node) -> None:
+    space, names = node.space(1000), keys(6)
+    with node.local() as client:
+        store(client, space, names[:4], blocks(4, 1000))
+        assert len(client.acquire(space, names, request="story")) == 4
+        assert len(client.acquire_start(space, names, min_tier="nvme", request="story").wait(60)) == 4
+        client.report(space, "story", "loaded", blocks=3)
+        client.flush()
+        assert len(node.client.lookup(space, names, request="story").prefix) == 4
+        assert len(node.client.lookup_start(space, names[4:], request="story").wait(60).prefix) == 0
+        node.client.report(space, "story", "failed", blocks=1, detail="the copy\nfailed")
+        client.acquire(space, names)
+    notes = why(node, "story")
+    calls = [(note.get("call") or note["verdict"], note.get("answered_blocks", note.get("blocks"))) for note in notes]
+    assert calls == [("acquire", 4), ("acquire", 4), ("loaded", 3), ("lookup", 4), ("lookup", 0), ("failed", 1)]
+    assert notes[0]["miss"]["reason"] == "never_stored" and notes[0]["space"] == node.name
+    assert notes[5]["detail"] == "the copy failed"
+
+
+def test_bad_names_and_verdicts_are_refused(node: Node) -> None:
+    space = node.space(1000)
+    with node.local() as client:
+        with pytest.raises(kvtier.InvalidArgument, match="request"):
+            client.acquire(space, keys(1), request="x" * 129)
+        with pytest.raises(kvtier.InvalidArgument, match="verdict"):
+            client.report(space, "r", "maybe")
