@@ -5,6 +5,7 @@ mod deploy;
 mod draining;
 mod durable;
 mod events;
+mod hbm;
 mod health;
 mod leases;
 mod measuring;

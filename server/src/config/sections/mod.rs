@@ -1,6 +1,7 @@
 //! The settings themselves, section by section. Adding a row here is all it takes to add a setting.
 
 mod domain;
+mod hbm;
 mod host;
 mod index;
 mod limits;
@@ -15,6 +16,7 @@ use super::unit::{GIB, KIB, MIB, TIB};
 use super::value::{Kind, Value, Whole};
 
 pub use domain::Domain;
+pub use hbm::{Hbm, HbmPool};
 pub use host::{Host, HugePages, MemoryLock};
 pub use index::Index;
 pub use limits::{Limits, Shutdown};
@@ -77,6 +79,7 @@ sections! {
     Listen at "listen",
     Tls at "tls",
     Host at "host",
+    Hbm at "hbm",
     Nvme at "nvme",
     Policy at "policy",
     Wal at "wal",

@@ -51,7 +51,8 @@ pub struct WorkerMemory {
 }
 
 impl WorkerMemory {
-    /// Opens every handle and checks the layout against what the driver says of each.
+    /// Opens every handle and checks the layout against what the driver says of each. A worker shares allocations of whole
+    /// 2 MiB only: CUDA shares smaller ones together with their neighbours, and states the size of all.
     pub fn import(
         tier: &HbmTier,
         device: u16,

@@ -1,6 +1,7 @@
 //! One GPU: its context, streams, events, kernels and memories.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 
 use cudarc::driver::sys::{self, CUdevice_attribute as Attribute};
@@ -44,6 +45,8 @@ pub struct CudaGpu {
     kernels: Kernels,
     memories: RwLock<Memories>,
     events: Mutex<Events>,
+    /// Whether the driver takes batches of copies, as far as it has not refused one.
+    batches: AtomicBool,
 }
 
 impl CudaGpu {
@@ -73,7 +76,8 @@ impl CudaGpu {
         let events = Events { free: Vec::new(), recorded: BTreeMap::new(), next: 1 };
         let kernels = Kernels::load()?;
         let (memories, events) = (RwLock::default(), Mutex::new(events));
-        Ok(Self { properties, device, context, streams, kernels, memories, events })
+        let batches = AtomicBool::new(properties.batched_copies);
+        Ok(Self { properties, device, context, streams, kernels, memories, events, batches })
     }
 
     /// The memories, with this GPU's context current on the calling thread.
@@ -223,8 +227,15 @@ impl Gpu for CudaGpu {
             tos.push(memories.address(run.to, run.bytes)?);
             sizes.push(run.bytes as usize);
         }
-        if self.properties.batched_copies && sizes.len() > 1 {
-            return driver::copy_batch(&mut froms, &mut tos, &mut sizes, self.stream(lane));
+        if sizes.len() > 1 && self.batches.load(Ordering::Relaxed) {
+            match driver::copy_batch(&mut froms, &mut tos, &mut sizes, self.stream(lane)) {
+                // Once more, one by one: copies that were put all the same only happen twice, in order.
+                Err(GpuError::Refused { cause, .. }) => {
+                    tracing::warn!(cause, "the driver takes no batches of copies; each is a call from now on");
+                    self.batches.store(false, Ordering::Relaxed);
+                }
+                other => return other,
+            }
         }
         let each = froms.iter().zip(&tos).zip(&sizes);
         each.into_iter().try_for_each(|((from, to), bytes)| driver::copy(*from, *to, *bytes as u64, self.stream(lane)))
