@@ -15,6 +15,7 @@ pub mod compare;
 pub mod contest;
 pub mod daemon;
 pub mod durable;
+pub mod gpu;
 pub mod grpc;
 pub mod job;
 pub mod launch;

@@ -31,6 +31,11 @@ enum Command {
     Mixed(kvtier_bench::mixed::Options),
     /// Rivals side by side on this machine: Redis, Mooncake, files, fio and memcpy; installs what it needs.
     Compare(kvtier_bench::compare::Options),
+    /// The HBM tier on this machine's GPU: checks, and figures against its own limits.
+    Gpu(kvtier_bench::gpu::Options),
+    /// A process whose GPU memory `gpu` opens; started by it.
+    #[command(hide = true)]
+    GpuWorker(kvtier_bench::gpu::WorkerOptions),
     /// gRPC put and get against a bare tonic stream and Redis, TCP and unix socket.
     Grpc(kvtier_bench::grpc::Options),
     /// Durable puts against the write-back rate of volatile ones.
@@ -62,8 +67,12 @@ enum Command {
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let Some(command) = arguments.command else { return kvtier_bench::launch::run(&arguments.run) };
-    match contest(command) {
-        Ok(()) => ExitCode::SUCCESS,
+    let ended = match command {
+        Command::Gpu(options) => kvtier_bench::gpu::run(&options),
+        command => contest(command).map(|()| ExitCode::SUCCESS),
+    };
+    match ended {
+        Ok(code) => code,
         Err(why) => {
             eprintln!("kvtier-bench: {why}");
             ExitCode::FAILURE
@@ -76,6 +85,8 @@ fn contest(command: Command) -> Result<(), Box<dyn Error>> {
         Command::Cold(options) => kvtier_bench::cold::run(&options),
         Command::Mixed(options) => kvtier_bench::mixed::run(&options),
         Command::Compare(options) => kvtier_bench::compare::run(&options),
+        Command::Gpu(options) => kvtier_bench::gpu::run(&options).map(drop),
+        Command::GpuWorker(options) => kvtier_bench::gpu::serve_worker(&options),
         Command::Grpc(options) => kvtier_bench::grpc::run(&options),
         Command::Durable(options) => kvtier_bench::durable::run(&options),
         Command::Local(options) => kvtier_bench::local::run(&options),

@@ -9,6 +9,8 @@
 //! index to fill. An error names the component and what to do; what was opened before it closes again, and nothing on
 //! disk has changed except what recovery itself repairs (a torn tail, a superblock's second copy).
 
+mod hbm;
+
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::{Arc, Weak};
@@ -28,6 +30,7 @@ use crate::config::{Admission, Config, Eviction, HugePages, Io, MemoryLock, NODE
 use crate::home::Home;
 use crate::local::SharedMemory;
 use crate::runtime::{RuntimeSpawn, SystemRandom};
+use crate::service::HbmLook;
 
 /// Extents of the tier's scratch memory. Nothing is allocated from it by size, so any size will do.
 const SCRATCH_EXTENT_BYTES: u64 = 64 << 10;
@@ -82,6 +85,8 @@ pub struct Assembly {
     pub index: Arc<RocksIndex>,
     /// How the host arenas were made, for people.
     pub host_detail: Arc<dyn Fn() -> String + Send + Sync>,
+    /// What has become of the HBM tier; `None`: it is off.
+    pub hbm: Option<HbmLook>,
     /// Its randomness.
     pub random: Arc<dyn Random>,
     /// The arenas, for local workers.
@@ -102,6 +107,7 @@ pub async fn assemble(config: &Config, home: &Home, clock: Arc<dyn Clock>) -> Re
         tracing::info!(domain = name, arena = %arena.report(), "host tier mapped");
     }
     let memory: Arc<dyn Memory> = arenas.clone();
+    let hbm = hbm::open(config, &arenas, &memory);
     let mut disks = Vec::new();
     let nvme = match config.nvme.enabled {
         true => Some(open_nvme(config, home, &clock, &spawn, &memory, &mut disks).await?),
@@ -126,6 +132,7 @@ pub async fn assemble(config: &Config, home: &Home, clock: Arc<dyn Clock>) -> Re
         spawn,
         index,
         host_detail,
+        hbm,
         random,
         shared_memory: Arc::new(SharedArenas(arenas)),
         wal,

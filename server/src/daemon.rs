@@ -288,6 +288,7 @@ fn service_of(ground: &Ground, assembly: &Assembly, readiness: &Arc<Readiness>, 
         facts: NodeFacts {
             data_directory: config.data_directory.display().to_string(),
             host_detail: Arc::clone(&assembly.host_detail),
+            hbm: assembly.hbm.clone(),
             domain_names: domain_names(config).map(str::to_owned).collect(),
             index_covered_seq: Arc::new(move || index.flushed()),
             connections: Arc::new(move || seats.taken() as u64),

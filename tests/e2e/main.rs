@@ -6,6 +6,7 @@ mod draining;
 mod durable;
 mod engines;
 mod events;
+mod hbm;
 mod health;
 mod leases;
 mod measuring;

@@ -18,6 +18,7 @@ const ALLOWED: &[Allowed] = &[
     allowed("kvtier-identity", &[]),
     allowed("kvtier-engine", &["kvtier-identity"]),
     allowed("kvtier-device", &[]),
+    allowed("kvtier-hbm", &["kvtier-engine", "kvtier-identity"]),
     allowed("kvtier-host", &["kvtier-engine", "kvtier-identity"]),
     allowed("kvtier-nvme", &["kvtier-engine", "kvtier-identity", "kvtier-device"]),
     allowed("kvtier-wal", &["kvtier-engine", "kvtier-identity", "kvtier-device"]),
@@ -30,6 +31,7 @@ const ALLOWED: &[Allowed] = &[
             "kvtier-engine",
             "kvtier-identity",
             "kvtier-device",
+            "kvtier-hbm",
             "kvtier-host",
             "kvtier-nvme",
             "kvtier-wal",
@@ -54,7 +56,7 @@ const IMPURE: &[&str] =
     &["tokio", "tokio-uring", "io-uring", "rustix", "libc", "nix", "rocksdb", "tonic", "hyper", "rand", "getrandom"];
 
 /// Crates that only the assembly may name inside the daemon.
-const CONCRETE: &[&str] = &["kvtier_device", "kvtier_host", "kvtier_nvme", "kvtier_wal", "kvtier_index"];
+const CONCRETE: &[&str] = &["kvtier_device", "kvtier_hbm", "kvtier_host", "kvtier_nvme", "kvtier_wal", "kvtier_index"];
 
 const fn allowed(name: &'static str, product: &'static [&'static str]) -> Allowed {
     Allowed { name, product }

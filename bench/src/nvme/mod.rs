@@ -22,6 +22,7 @@ use std::path::PathBuf;
 
 use kvtier_engine::place::slot_bytes;
 
+pub(crate) use self::cost::Meter;
 use self::cost::{Cost, Ledger};
 pub(crate) use self::fio::Fio;
 pub(crate) use self::rig::Rig;

@@ -129,6 +129,11 @@ impl Rig {
         &self.memory
     }
 
+    /// The same, for others who register it.
+    pub(crate) fn shared_memory(&self) -> Arc<Arena> {
+        Arc::clone(&self.memory)
+    }
+
     /// The tier.
     pub(crate) fn tier(&self) -> &NvmeTier {
         &self.tier

@@ -35,6 +35,7 @@ pub(crate) fn check(config: &Config, resolved: &Resolved, machine: &dyn Machine)
     check.exposure();
     check.tls();
     check.sizes();
+    check.hbm_pool();
     check.nvme_size();
     check.data_directory();
     check.nvme_files();
@@ -177,6 +178,13 @@ impl Check<'_> {
                 unit::show_size(needed)
             );
             self.tell("wal.bytes_max", message);
+        }
+    }
+
+    fn hbm_pool(&mut self) {
+        if let (Err(why), Some(text)) = (self.config.hbm.pool(), &self.config.hbm.bytes) {
+            let message = format!("hbm.bytes = \"{text}\" {why}; write a size, a percentage from 1% to 95%, or off");
+            self.tell("hbm.bytes", message);
         }
     }
 

@@ -30,8 +30,8 @@ use machine::Machine;
 use problem::{Origin, Problem, Problems};
 use resolve::Resolved;
 pub use sections::{
-    Admission, Domain, EngineEvents, Eviction, HashForm, Host, HugePages, Index, Io, Limits, Listen, Local, Log,
-    LogFormat, MemoryLock, Nvme, Policy, PublishEvents, Shutdown, Tls, Trace, Wal,
+    Admission, Domain, EngineEvents, Eviction, HashForm, Hbm, HbmPool, Host, HugePages, Index, Io, Limits, Listen,
+    Local, Log, LogFormat, MemoryLock, Nvme, Policy, PublishEvents, Shutdown, Tls, Trace, Wal,
 };
 pub use source::{FlagValue, Sources};
 
@@ -51,6 +51,8 @@ pub struct Config {
     pub tls: Tls,
     /// `[host]`.
     pub host: Host,
+    /// `[hbm]`.
+    pub hbm: Hbm,
     /// `[nvme]`.
     pub nvme: Nvme,
     /// `[policy]`.
@@ -125,6 +127,7 @@ impl Config {
             listen: Listen::read(values),
             tls: Tls::read(values),
             host: Host::read(values),
+            hbm: Hbm::read(values),
             nvme: Nvme::read(values),
             policy: Policy::read(values),
             wal: Wal::read(values),

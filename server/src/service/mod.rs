@@ -29,7 +29,7 @@ use std::time::Duration;
 use futures::stream::Stream;
 use kvtier_engine::flow::Engine;
 use kvtier_engine::place::PAGE_BYTES;
-use kvtier_engine::port::{Clock, Moment};
+use kvtier_engine::port::{Clock, DeviceHealth, Moment};
 use kvtier_identity::space::BLOCK_BYTES_MAX;
 use kvtier_proto::v1;
 use kvtier_proto::v1::kv_tier_server::KvTier;
@@ -60,6 +60,20 @@ pub struct NodeLimits {
     pub drain_timeout: Duration,
 }
 
+/// Looks at the HBM tier.
+pub type HbmLook = Arc<dyn Fn() -> HbmSight + Send + Sync>;
+
+/// The HBM tier as it is now.
+#[derive(Debug, Clone, Default)]
+pub struct HbmSight {
+    /// One entry per GPU.
+    pub devices: Vec<DeviceHealth>,
+    /// Bytes of all pools.
+    pub capacity_bytes: u64,
+    /// Why there is no GPU in it.
+    pub absent: Option<String>,
+}
+
 /// What only the daemon knows of the node.
 #[derive(Clone)]
 pub struct NodeFacts {
@@ -67,6 +81,8 @@ pub struct NodeFacts {
     pub data_directory: String,
     /// How the host arena was made, for people.
     pub host_detail: Arc<dyn Fn() -> String + Send + Sync>,
+    /// What has become of the HBM tier; `None`: it is off.
+    pub hbm: Option<HbmLook>,
     /// Names of the host tier's domains, in the order of their arenas.
     pub domain_names: Vec<String>,
     /// Log position the index holds on stable storage.

@@ -12,7 +12,7 @@ use kvtier_engine::port::{DeviceHealth, DeviceState, JournalState};
 use kvtier_proto::v1;
 use tonic::Status;
 
-use super::{Node, answer};
+use super::{HbmSight, Node, answer};
 use crate::local::LocalCount;
 
 pub(crate) fn status(node: &Node) -> v1::StatusResponse {
@@ -23,7 +23,7 @@ pub(crate) fn status(node: &Node) -> v1::StatusResponse {
         uptime_ms: ms(status.uptime),
         position: Some(v1::Position { epoch: status.position.epoch, seq: status.position.seq }),
         state: status.state.to_owned(),
-        tiers: [host_tier(node, &status)].into_iter().chain(nvme_tier(node, &status)).collect(),
+        tiers: hbm_tier(node).into_iter().chain([host_tier(node, &status)]).chain(nvme_tier(node, &status)).collect(),
         journal: Some(journal(&status)),
         index: Some(v1::IndexStatus {
             covered_seq: (node.facts.index_covered_seq)(),
@@ -60,6 +60,27 @@ fn local(node: &Node, count: &LocalCount) -> v1::LocalStatus {
     }
 }
 
+fn hbm_tier(node: &Node) -> Option<v1::TierStatus> {
+    let HbmSight { devices, capacity_bytes, absent } = node.facts.hbm.as_ref()?();
+    let sum = |of: fn(&DeviceHealth) -> u64| devices.iter().map(of).sum::<u64>();
+    let state = match &absent {
+        Some(_) => "absent",
+        None if devices.iter().any(|device| device.state == DeviceState::Poisoned) => "poisoned",
+        None => "up",
+    };
+    Some(v1::TierStatus {
+        tier: v1::Tier::Hbm.into(),
+        state: state.to_owned(),
+        detail: absent.unwrap_or_else(|| device_details(&devices)),
+        capacity_bytes,
+        bytes_read: sum(|device| device.read_bytes),
+        bytes_written: sum(|device| device.written_bytes),
+        in_flight: sum(|device| device.in_flight_count),
+        queued: sum(|device| device.queued_count),
+        ..v1::TierStatus::default()
+    })
+}
+
 fn host_tier(node: &Node, status: &EngineStatus) -> v1::TierStatus {
     let (count, meter) = (status.count.host, &node.engine.meter().host);
     let tier = v1::TierStatus {
@@ -93,7 +114,7 @@ fn nvme_tier(node: &Node, status: &EngineStatus) -> Option<v1::TierStatus> {
     let tier = v1::TierStatus {
         tier: v1::Tier::Nvme.into(),
         state: nvme_state(status).to_owned(),
-        detail: nvme_detail(&status.devices),
+        detail: device_details(&status.devices),
         bytes_read: sum(|device| device.read_bytes),
         bytes_written: sum(|device| device.written_bytes),
         in_flight: sum(|device| device.in_flight_count),
@@ -127,7 +148,7 @@ fn nvme_state(status: &EngineStatus) -> &'static str {
     }
 }
 
-fn nvme_detail(devices: &[DeviceHealth]) -> String {
+fn device_details(devices: &[DeviceHealth]) -> String {
     let told = devices.iter().enumerate().map(|(number, device)| format!("device {number}: {}", device.detail));
     told.collect::<Vec<_>>().join("; ")
 }

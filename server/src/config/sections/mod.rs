@@ -2,6 +2,7 @@
 
 mod domain;
 mod engine_events;
+mod hbm;
 mod host;
 mod index;
 mod limits;
@@ -17,6 +18,7 @@ use super::value::{Kind, Value, Whole};
 
 pub use domain::Domain;
 pub use engine_events::{EngineEvents, HashForm, PublishEvents};
+pub use hbm::{Hbm, HbmPool};
 pub use host::{Host, HugePages, MemoryLock};
 pub use index::Index;
 pub use limits::{Limits, Shutdown};
@@ -79,6 +81,7 @@ sections! {
     Listen at "listen",
     Tls at "tls",
     Host at "host",
+    Hbm at "hbm",
     Nvme at "nvme",
     Policy at "policy",
     Wal at "wal",

@@ -1,0 +1,44 @@
+#!/usr/bin/env bash
+# Builds the bundle that verifies the HBM tier on a machine with a GPU, proves its harness on the simulated device, and runs
+# it here if there is a GPU. The bundle needs nothing but an NVIDIA driver: copy the folder there and start run.sh.
+#   make/gpu-check.sh           the bundle is .kvtier/gpu-check
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+bundle=.kvtier/gpu-check
+bundle_bytes_max=$((64 << 20))
+
+make/beat.sh "build" cargo build --release --workspace --locked --bins
+make/kernels.sh --check
+
+rm -rf "$bundle"
+mkdir -p "$bundle"
+cp target/release/kvtier-bench "$bundle/kvtier-bench"
+strip --strip-debug "$bundle/kvtier-bench"
+cp make/gpu-bundle/run.sh "$bundle/"
+bytes=$(du -sb "$bundle" | cut -f 1)
+if ((bytes > bundle_bytes_max)); then
+  echo "gpu-check: the bundle has $bytes bytes, more than $bundle_bytes_max" >&2
+  exit 1
+fi
+echo "== $bundle: $bytes bytes"
+
+echo "== the harness on the simulated device"
+"$bundle/kvtier-bench" gpu --simulated --rounds 1 --out "$bundle/simulated"
+echo "== the harness with a planted fault, which must fail"
+status=0
+"$bundle/kvtier-bench" gpu --simulated --plant-fault --out "$bundle/planted" > "$bundle/planted.log" 2>&1 || status=$?
+if ((status != 1)) || ! grep -q '^FAILED' "$bundle/planted.log"; then
+  cat "$bundle/planted.log" >&2
+  echo "gpu-check: a run with a planted fault ended with $status and should have ended with 1" >&2
+  exit 1
+fi
+echo "== as it should: $(tail -n 1 "$bundle/planted.log")"
+
+status=0
+"$bundle/run.sh" "$bundle/report" || status=$?
+case $status in
+  0) echo "== verified on this machine's GPU: $bundle/report/gpu.md" ;;
+  4) echo "== no GPU was found here. The bundle is ready: copy $bundle to a machine with one and start run.sh there" ;;
+  *) exit "$status" ;;
+esac

@@ -1,0 +1,77 @@
+//! The HBM tier: opened in the background, and shown in `status` with its room or with the reason why it has none.
+//!
+//! Nothing waits for it: registering the arenas with a GPU pins every page of them, which takes a second or so per 10 GiB.
+//! A machine without a GPU, a driver that is too old, a pool that does not fit: the node serves without the tier.
+
+use std::error::Error;
+use std::sync::{Arc, OnceLock};
+
+use kvtier_engine::port::{Memory, Tier};
+use kvtier_hbm::cuda::CudaGpu;
+use kvtier_hbm::gpu::{Gpu, HostArena, HostMemory};
+use kvtier_hbm::{Drive, HbmSettings, HbmTier, PoolSize};
+use kvtier_host::Arenas;
+
+use crate::config::{Config, HbmPool};
+use crate::service::{HbmLook, HbmSight};
+
+/// The tier, or why there is none.
+type Opened = Result<HbmTier, String>;
+
+/// Begins to open the tier; `None` when it is off. Ask the answer what has become of it.
+pub(super) fn open(config: &Config, arenas: &Arc<Arenas>, memory: &Arc<dyn Memory>) -> Option<HbmLook> {
+    let pool = match config.hbm.pool() {
+        // A pool that cannot be read is refused when the settings are checked.
+        Ok(HbmPool::Off) | Err(_) => return None,
+        Ok(HbmPool::Bytes(bytes)) => PoolSize::Bytes(bytes),
+        Ok(HbmPool::Percent(percent)) => PoolSize::Percent(percent),
+    };
+    let settings = HbmSettings { pool, extent_bytes: config.hbm.extent_bytes, ..HbmSettings::default() };
+    let (arenas, memory) = (Arc::clone(arenas), Arc::clone(memory));
+    let opened: Arc<OnceLock<Opened>> = Arc::default();
+    let slot = Arc::clone(&opened);
+    let begin = move || {
+        let tier = open_now(&settings, &arenas, memory);
+        match &tier {
+            Ok(tier) => tracing::info!(gpus = tier.device_count(), "HBM tier opened"),
+            Err(why) => tracing::warn!(why, "the HBM tier has no room; everything else works"),
+        }
+        // Set once: this thread is the only one.
+        slot.set(tier).ok();
+    };
+    if let Err(error) = std::thread::Builder::new().name("hbm-open".into()).spawn(begin) {
+        opened.set(Err(format!("no thread to open it: {error}"))).ok();
+    }
+    Some(Arc::new(move || sight(opened.get())))
+}
+
+fn open_now(settings: &HbmSettings, arenas: &Arc<Arenas>, memory: Arc<dyn Memory>) -> Opened {
+    let gpus = CudaGpu::open_all().map_err(|absent| absent.to_string())?;
+    if gpus.is_empty() {
+        return Err("no GPU of this machine can be used; the log says why".into());
+    }
+    let gpus = gpus.into_iter().map(|gpu| Arc::new(gpu) as Arc<dyn Gpu>).collect();
+    let registered = arenas.all().iter().zip(0..).map(|(arena, number)| HostMemory {
+        address: arena.address(),
+        bytes: arena.size_bytes(),
+        access: Arc::new(HostArena::new(Arc::clone(&memory), number)),
+        keep: arena.keep(),
+    });
+    let registered: Vec<_> = registered.collect();
+    HbmTier::open(settings, gpus, memory, &registered, Drive::Threads).map_err(|error| match error.source() {
+        Some(cause) => format!("{error}: {cause}"),
+        None => error.to_string(),
+    })
+}
+
+fn sight(opened: Option<&Opened>) -> HbmSight {
+    match opened {
+        None => HbmSight { devices: Vec::new(), capacity_bytes: 0, absent: Some("still opening".into()) },
+        Some(Err(why)) => HbmSight { devices: Vec::new(), capacity_bytes: 0, absent: Some(why.clone()) },
+        Some(Ok(tier)) => HbmSight {
+            devices: tier.health(),
+            capacity_bytes: tier.geometry().iter().map(|pool| pool.bytes).sum(),
+            absent: None,
+        },
+    }
+}

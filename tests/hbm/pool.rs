@@ -1,0 +1,169 @@
+//! The pool of hot blocks: promotion, demotion, eviction, pins.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use kvtier_engine::catalog::plan::Decline;
+use kvtier_engine::header::SlotHeader;
+use kvtier_engine::policy::PolicyKind;
+use kvtier_engine::port::{LoadOutcome, Memory};
+use kvtier_hbm::HotPool;
+use kvtier_hbm::conformance::Dice;
+use kvtier_hbm::pool::Promotion;
+use kvtier_identity::{BlockId, Key, SpaceDigest};
+
+use super::rig::{MIB, Rig, settings, slot};
+
+/// Five of them fill an extent of 256 KiB.
+const LENGTH: u32 = 45_000;
+const TTL: Duration = Duration::from_secs(30);
+
+struct Hot {
+    rig: Rig,
+    pool: Arc<HotPool>,
+}
+
+impl Hot {
+    /// Room for 20 blocks.
+    fn new() -> Self {
+        let rig = Rig::with(1, 1, settings(MIB));
+        let spawn = Arc::new(rig.tasks.clone());
+        let clock = Arc::new(rig.clock.clone());
+        let pool = HotPool::new(rig.tier.clone(), clock, spawn, PolicyKind::LeafLru, MIB).unwrap();
+        Self { rig, pool }
+    }
+
+    fn bytes(number: u64) -> Vec<u8> {
+        Dice::new(number + 1).bytes(LENGTH as usize)
+    }
+
+    fn known(number: u64) -> (BlockId, u32, u32) {
+        (BlockId(number.into()), LENGTH, crc32fast::hash(&Self::bytes(number)))
+    }
+
+    fn promote_below(&self, number: u64, parent: Option<u64>) -> Promotion {
+        let (block, length, crc) = Self::known(number);
+        let from = slot(0, LENGTH);
+        self.rig.memory.write(from, 0, &Self::bytes(number));
+        let key = Key::new(&number.to_le_bytes()).unwrap();
+        let parent = parent.map(|parent| BlockId(parent.into()));
+        let header = SlotHeader { block, space: SpaceDigest([1; 32]), key, parent, length, crc, generation: 9 };
+        self.rig.run(self.pool.promote(0, header, 1, from, Box::new(())))
+    }
+
+    fn promote(&self, number: u64) -> Promotion {
+        self.promote_below(number, None)
+    }
+
+    fn is_here(&self, number: u64) -> bool {
+        self.pool.hold(&[Self::known(number)]).len() == 1
+    }
+}
+
+#[test]
+fn a_promoted_block_is_demoted_as_it_was() {
+    let hot = Hot::new();
+    assert_eq!(hot.promote(1), Promotion::Stored);
+    assert_eq!(hot.promote(1), Promotion::Duplicate);
+    let held = hot.pool.hold(&[Hot::known(1)]).pop().unwrap();
+    let into = slot(3, LENGTH);
+    assert_eq!(hot.rig.run(hot.pool.demote(held, into, Box::new(()))), LoadOutcome::Verified);
+    assert!(hot.rig.memory.view(into, 0, LENGTH, Box::new(())) == Hot::bytes(1));
+}
+
+#[test]
+fn a_full_pool_evicts_the_coldest_and_never_a_held_one() {
+    let hot = Hot::new();
+    (0..20).for_each(|number| assert_eq!(hot.promote(number), Promotion::Stored, "block {number}"));
+    let held = hot.pool.hold(&[Hot::known(0)]);
+    (20..39).for_each(|number| assert_eq!(hot.promote(number), Promotion::Stored, "block {number}"));
+    assert!(hot.is_here(0) && !hot.is_here(1));
+    assert_eq!(hot.pool.count().blocks, 20);
+    drop(held);
+    (40..60).for_each(|number| assert_eq!(hot.promote(number), Promotion::Stored, "block {number}"));
+    assert!(!hot.is_here(0));
+}
+
+#[test]
+fn a_pin_outlives_pressure_until_its_deadline() {
+    let hot = Hot::new();
+    (0..20).for_each(|number| assert_eq!(hot.promote(number), Promotion::Stored));
+    let pinned: Vec<_> = (0..20).map(|number| BlockId(number)).collect();
+    assert_eq!(hot.pool.pin(1, "agent", &pinned, TTL), Ok(20 * u64::from(LENGTH)));
+    assert_eq!(hot.promote(50), Promotion::Declined(Decline::HostFull), "every slot is pinned");
+    assert!((0..20).all(|number| hot.is_here(number)));
+    hot.rig.clock.advance(TTL);
+    assert_eq!(hot.promote(50), Promotion::Stored);
+    assert!(hot.is_here(50));
+}
+
+#[test]
+fn a_pin_is_bounded_and_can_be_taken_back() {
+    let hot = Hot::new();
+    (0..20).for_each(|number| assert_eq!(hot.promote(number), Promotion::Stored));
+    let some: Vec<_> = (0..19).map(|number| BlockId(number)).collect();
+    hot.pool.pin(1, "one", &some, TTL).unwrap();
+    let more = hot.pool.pin(1, "two", &some, TTL).unwrap_err().to_string();
+    assert!(more.contains("exceeds the quota"), "{more}");
+    assert!(hot.pool.unpin(1, "one") && !hot.pool.unpin(1, "one"));
+    assert_eq!(hot.promote(50), Promotion::Stored);
+}
+
+#[test]
+fn a_chain_is_held_as_far_as_it_is_here_and_as_the_engine_knows_it() {
+    let hot = Hot::new();
+    assert_eq!(hot.promote(1), Promotion::Stored);
+    assert_eq!(hot.promote_below(2, Some(1)), Promotion::Stored);
+    assert_eq!(hot.promote_below(4, Some(3)), Promotion::Declined(Decline::ParentUnknown));
+    let chain = [Hot::known(1), Hot::known(2), Hot::known(4)];
+    assert_eq!(hot.pool.hold(&chain).len(), 2);
+    let (block, length, crc) = Hot::known(2);
+    let put_again = [Hot::known(1), (block, length, !crc)];
+    assert_eq!(hot.pool.hold(&put_again).len(), 1, "other bytes under the same key are a miss");
+    assert_eq!(hot.pool.hold(&chain).len(), 1, "and the copy that is here is forgotten");
+}
+
+#[test]
+fn a_forgotten_block_keeps_its_slot_until_its_last_hold_is_dropped() {
+    let hot = Hot::new();
+    (0..20).for_each(|number| assert_eq!(hot.promote(number), Promotion::Stored));
+    let pins: Vec<_> = (1..20).map(|number| BlockId(number)).collect();
+    hot.pool.pin(1, "others", &pins, TTL).unwrap();
+    let held = hot.pool.hold(&[Hot::known(0)]);
+    hot.pool.forget(BlockId(0));
+    assert!(!hot.is_here(0));
+    assert_eq!(hot.promote(50), Promotion::Declined(Decline::HostFull));
+    drop(held);
+    assert_eq!(hot.promote(50), Promotion::Stored);
+}
+
+#[test]
+fn a_changed_host_copy_is_not_promoted_and_a_changed_pool_copy_not_demoted() {
+    let hot = Hot::new();
+    let (block, length, crc) = Hot::known(1);
+    let from = slot(0, LENGTH);
+    hot.rig.memory.write(from, 0, &Hot::bytes(2));
+    let key = Key::new(b"k").unwrap();
+    let header = SlotHeader { block, space: SpaceDigest([1; 32]), key, parent: None, length, crc, generation: 1 };
+    let promoted = hot.rig.run(hot.pool.promote(0, header, 1, from, Box::new(())));
+    assert!(matches!(promoted, Promotion::Corrupt(_)), "{promoted:?}");
+    assert_eq!(hot.pool.count().blocks, 0);
+    assert_eq!(hot.promote(1), Promotion::Stored);
+    let held = hot.pool.hold(&[Hot::known(1)]).pop().unwrap();
+    (hot.rig.world().damage)(held.slot, 4096 + 77);
+    let demoted = hot.rig.run(hot.pool.demote(held, slot(3, LENGTH), Box::new(())));
+    assert!(matches!(demoted, LoadOutcome::Corrupt(_)), "{demoted:?}");
+    assert!(!hot.is_here(1));
+}
+
+#[test]
+fn a_promotion_whose_future_is_dropped_still_finishes() {
+    let hot = Hot::new();
+    let (block, length, crc) = Hot::known(1);
+    hot.rig.memory.write(slot(0, LENGTH), 0, &Hot::bytes(1));
+    let key = Key::new(b"k").unwrap();
+    let header = SlotHeader { block, space: SpaceDigest([1; 32]), key, parent: None, length, crc, generation: 1 };
+    drop(hot.pool.promote(0, header, 1, slot(0, LENGTH), Box::new(())));
+    hot.rig.settle();
+    assert!(hot.is_here(1));
+}

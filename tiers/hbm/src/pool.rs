@@ -1,0 +1,266 @@
+//! The hot blocks of a node: which are in the GPUs' pools, who holds them there, and which goes first.
+//!
+//! A [`HotPool`] decides with a catalog of its own, of the same kind as the engine's: the GPUs' pools are its domains. So
+//! size classes, eviction (leaf first, by the engine's policies), pins with a deadline and holds are those of the host
+//! tier, and so are their tests. A copy here is *one more* copy: the engine's catalog does not know of it and keeps its own
+//! promises without it; what is evicted here is only slower to get.
+//!
+//! ```text
+//! promote   host slot held by the caller ─► room made, slot reserved ─► verified, uploaded ─► found by `hold`
+//! hold      the longest prefix that is here with the bytes the engine expects ─► held until dropped
+//! demote    held ─► into a host slot of the caller, verified there
+//! pin       held under a name until a deadline, whatever the pressure
+//! ```
+//!
+//! Whoever asks says which length and checksum the engine knows a block by; a copy with others is a miss (INV-1), so a
+//! block that was deleted and put again with other bytes is never found here, even before [`HotPool::forget`] is called.
+//!
+//! Nothing survives a crash. A hold of a block that was forgotten keeps its slot until it is dropped (INV-8).
+
+use std::any::Any;
+use std::future::{pending, ready};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use futures::channel::oneshot;
+use kvtier_engine::catalog::plan::{
+    BlockIndex, Decline, LoadPlan, PartClaim, PartOutcome, PutPlan, Reserve, TierCount,
+};
+use kvtier_engine::catalog::{Catalog, CatalogSettings, HOST_DOMAIN_COUNT_MAX};
+use kvtier_engine::header::SlotHeader;
+use kvtier_engine::place::Slot;
+use kvtier_engine::policy::{AdmissionKind, PolicyKind};
+use kvtier_engine::port::tier::Expect;
+use kvtier_engine::port::{BoxFuture, Clock, Load, LoadOutcome, Spawn, Store, StoreOutcome, Tier, TierError};
+use kvtier_identity::BlockId;
+
+pub use kvtier_engine::catalog::plan::PinError;
+
+use crate::tier::HbmTier;
+
+/// Stores never overlap in a slot, and nothing survives a restart: one generation does for all.
+const GENERATION: u64 = 1;
+/// How long a promotion may take before its slot is given up. A device that is stuck keeps the slot.
+const PROMOTION_PATIENCE: Duration = Duration::from_secs(60);
+const PROMOTIONS_MAX: u32 = 4096;
+const PINS_MAX: u32 = 4096;
+
+/// What became of a promotion.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Promotion {
+    /// The block is in the pool.
+    Stored,
+    /// It was there already.
+    Duplicate,
+    /// There is no room, or the block's parent is not there.
+    Declined(Decline),
+    /// The host copy does not verify: quarantine it.
+    Corrupt(&'static str),
+    /// It was forgotten meanwhile.
+    GivenUp,
+    /// The device did not take it.
+    Failed(TierError),
+}
+
+/// The blocks in the pools of a tier.
+pub struct HotPool {
+    tier: HbmTier,
+    clock: Arc<dyn Clock>,
+    spawn: Arc<dyn Spawn>,
+    catalog: Arc<Mutex<Catalog>>,
+    pin_bytes_max: u64,
+}
+
+/// What owns a host slot while a device uses it.
+pub type Keep = Box<dyn Any + Send>;
+
+/// A block that stays in its pool until this is dropped.
+pub struct Hold {
+    catalog: Arc<Mutex<Catalog>>,
+    index: BlockIndex,
+    /// Where it is.
+    pub slot: Slot,
+    /// What its header says.
+    pub expect: Expect,
+}
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        // Volatile tiers have nothing to journal.
+        let _ = lock(&self.catalog).unhold(self.index);
+    }
+}
+
+fn lock(catalog: &Mutex<Catalog>) -> MutexGuard<'_, Catalog> {
+    catalog.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl HotPool {
+    /// An empty pool; `None` when no GPU of the tier has room. `pin_bytes_max` bounds what a space may pin.
+    pub fn new(
+        tier: HbmTier,
+        clock: Arc<dyn Clock>,
+        spawn: Arc<dyn Spawn>,
+        policy: PolicyKind,
+        pin_bytes_max: u64,
+    ) -> Option<Arc<Self>> {
+        let geometry = tier.geometry();
+        if geometry.iter().all(|pool| pool.bytes == 0) || geometry.len() > HOST_DOMAIN_COUNT_MAX {
+            return None;
+        }
+        let settings = CatalogSettings {
+            host: geometry,
+            nvme: Vec::new(),
+            policy,
+            admission: AdmissionKind::All,
+            generation_first: GENERATION,
+            history_count_max: 1024,
+            lease_count_max: 1,
+            pending_count_max: PROMOTIONS_MAX,
+            pin_count_max: PINS_MAX,
+        };
+        let catalog = Arc::new(Mutex::new(Catalog::new(settings)));
+        Some(Arc::new(Self { tier, clock, spawn, catalog, pin_bytes_max }))
+    }
+
+    /// Copies a block to a GPU's pool, making room by evicting colder ones. Goes on when the future is dropped: the slot
+    /// here, and `keep`, which holds the host slot `from`, belong to the promotion until the device is done (INV-8).
+    pub fn promote(
+        self: &Arc<Self>,
+        device: u8,
+        header: SlotHeader,
+        space: u32,
+        from: Slot,
+        keep: Keep,
+    ) -> BoxFuture<Promotion> {
+        let now = self.clock.now();
+        let plan = PutPlan {
+            block: header.block,
+            space,
+            domain: device,
+            key: header.key.clone(),
+            parent: header.parent,
+            part_bytes: vec![header.length],
+            part: 0,
+            deadline: now.after(PROMOTION_PATIENCE),
+        };
+        let refused = match self.catalog().reserve(now, plan) {
+            Reserve::Write(claim) => return self.upload(claim, header, from, keep),
+            Reserve::Duplicate | Reserve::PartTaken => Promotion::Duplicate,
+            Reserve::Declined(why) => Promotion::Declined(why),
+            Reserve::Disagrees(_) => Promotion::Declined(Decline::UnderWay),
+        };
+        Box::pin(ready(refused))
+    }
+
+    fn upload(self: &Arc<Self>, claim: PartClaim, header: SlotHeader, from: Slot, keep: Keep) -> BoxFuture<Promotion> {
+        let header = SlotHeader { generation: GENERATION, ..header };
+        let crc = header.crc;
+        let stored = self.tier.store(vec![Store { from, to: claim.slot, header }]);
+        let pool = Arc::clone(self);
+        self.run("hbm promote", async move {
+            let outcome = stored.await.pop();
+            let written = outcome == Some(StoreOutcome::Written);
+            let one_part = |_, _, _| unreachable!("a block here has one part");
+            let now = pool.clock.now();
+            let finished = pool.catalog().finish_part(now, &claim, written.then_some(crc), one_part);
+            drop(keep);
+            match outcome {
+                Some(StoreOutcome::Written) if matches!(finished, PartOutcome::Visible { .. }) => Promotion::Stored,
+                Some(StoreOutcome::Written) => Promotion::GivenUp,
+                Some(StoreOutcome::Corrupt(why)) => Promotion::Corrupt(why),
+                Some(StoreOutcome::Failed(error)) => Promotion::Failed(error),
+                None => Promotion::Failed(TierError::Closed),
+            }
+        })
+    }
+
+    /// Holds the longest prefix of `chain` that is in the pools, each block with the length and checksum the engine knows.
+    pub fn hold(&self, chain: &[(BlockId, u32, u32)]) -> Vec<Hold> {
+        let now = self.clock.now();
+        let blocks: Vec<BlockId> = chain.iter().map(|(block, ..)| *block).collect();
+        let mut catalog = self.catalog();
+        let found = catalog.lookup(&blocks, &mut Vec::new());
+        let mut held = Vec::with_capacity(found);
+        for (block, length, crc) in &chain[..found] {
+            let LoadPlan::Resident(copy) = catalog.begin_load_block(now, *block) else { break };
+            if (copy.length, copy.crc) != (*length, *crc) {
+                let _ = catalog.unhold(copy.index);
+                let _ = catalog.delete(now, *block);
+                break;
+            }
+            let expect = Expect { block: *block, length: *length, crc: *crc, generation: GENERATION };
+            held.push(Hold { catalog: Arc::clone(&self.catalog), index: copy.index, slot: copy.slot, expect });
+        }
+        held
+    }
+
+    /// Copies a held block into a host slot of the caller and verifies it there. Goes on when the future is dropped; `keep`
+    /// owns the host slot. A copy that does not verify is forgotten.
+    pub fn demote(self: &Arc<Self>, held: Hold, into: Slot, keep: Keep) -> BoxFuture<LoadOutcome> {
+        let loaded = self.tier.load(vec![Load { from: held.slot, into, expect: held.expect }]);
+        let pool = Arc::clone(self);
+        self.run("hbm demote", async move {
+            let outcome = loaded.await.pop().unwrap_or(LoadOutcome::Failed(TierError::Closed));
+            if matches!(outcome, LoadOutcome::Corrupt(_)) {
+                pool.forget(held.expect.block);
+            }
+            drop((held, keep));
+            outcome
+        })
+    }
+
+    /// Runs something to its end, whoever goes away, and tells who is still there.
+    fn run<T: Send + 'static>(
+        &self,
+        name: &'static str,
+        work: impl Future<Output = T> + Send + 'static,
+    ) -> BoxFuture<T> {
+        let (sender, receiver) = oneshot::channel();
+        let task = async move {
+            // A caller who has gone away does not care.
+            sender.send(work.await).ok();
+        };
+        self.spawn.spawn(name, Box::pin(task));
+        Box::pin(async move {
+            match receiver.await {
+                Ok(outcome) => outcome,
+                // The runtime is gone, and everything with it.
+                Err(_) => pending().await,
+            }
+        })
+    }
+
+    /// Holds blocks under a name for so long; a pin of that name is replaced. Those that are not here are left out.
+    pub fn pin(&self, space: u32, name: &str, blocks: &[BlockId], ttl: Duration) -> Result<u64, PinError> {
+        let now = self.clock.now();
+        let mut catalog = self.catalog();
+        let here: Vec<_> = blocks.iter().filter_map(|block| Some(catalog.peek(*block)?.index)).collect();
+        catalog.pin(now, space, name, &here, now.after(ttl), self.pin_bytes_max)
+    }
+
+    /// Ends a pin; false: there is none of that name.
+    pub fn unpin(&self, space: u32, name: &str) -> bool {
+        self.catalog().unpin(space, name).is_some()
+    }
+
+    /// The engine has removed the block: nobody finds it here any more.
+    pub fn forget(&self, block: BlockId) {
+        let _ = self.catalog().delete(self.clock.now(), block);
+    }
+
+    /// What all pools hold.
+    pub fn count(&self) -> TierCount {
+        self.catalog().count().host
+    }
+
+    /// The catalog, with what is past its deadline ended.
+    fn catalog(&self) -> MutexGuard<'_, Catalog> {
+        let now = self.clock.now();
+        let mut catalog = lock(&self.catalog);
+        while catalog.next_deadline().is_some_and(|deadline| deadline <= now) {
+            catalog.expire(now);
+        }
+        catalog
+    }
+}

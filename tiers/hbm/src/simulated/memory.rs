@@ -1,0 +1,80 @@
+//! Memory of a simulated machine.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use crate::gpu::{HostMemory, IpcHandle};
+
+/// Bytes of a device, or pinned ones.
+pub(super) type Bytes = Arc<Mutex<Vec<u8>>>;
+
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The driver of one simulated computer: what its processes have exported to each other.
+#[derive(Default)]
+pub struct Machine {
+    exported: Mutex<BTreeMap<IpcHandle, Bytes>>,
+}
+
+impl Machine {
+    /// One without exports.
+    pub fn new() -> Arc<Self> {
+        Arc::default()
+    }
+
+    pub(super) fn export(&self, bytes: &Bytes) -> IpcHandle {
+        let mut exported = lock(&self.exported);
+        if let Some((handle, _)) = exported.iter().find(|(_, known)| Arc::ptr_eq(known, bytes)) {
+            return *handle;
+        }
+        let mut handle = IpcHandle([0; 64]);
+        handle.0[..8].copy_from_slice(&(exported.len() as u64 + 1).to_le_bytes());
+        handle.0[8..16].copy_from_slice(b"KVTIERSM");
+        exported.insert(handle, Arc::clone(bytes));
+        handle
+    }
+
+    pub(super) fn find(&self, handle: &IpcHandle) -> Option<Bytes> {
+        lock(&self.exported).get(handle).cloned()
+    }
+}
+
+/// How a memory came about.
+#[derive(Clone)]
+pub(super) enum Stored {
+    Device(Bytes),
+    Pinned(Bytes),
+    Imported(Bytes),
+    Host(HostMemory),
+}
+
+impl Stored {
+    pub(super) fn bytes(&self) -> u64 {
+        match self {
+            Self::Device(bytes) | Self::Pinned(bytes) | Self::Imported(bytes) => lock(bytes).len() as u64,
+            Self::Host(host) => host.bytes,
+        }
+    }
+
+    pub(super) fn read(&self, offset: u64, into: &mut [u8]) {
+        match self {
+            Self::Device(bytes) | Self::Pinned(bytes) | Self::Imported(bytes) => {
+                let at = offset as usize;
+                into.copy_from_slice(&lock(bytes)[at..at + into.len()]);
+            }
+            Self::Host(host) => host.access.read(offset, into),
+        }
+    }
+
+    pub(super) fn write(&self, offset: u64, from: &[u8]) {
+        match self {
+            Self::Device(bytes) | Self::Pinned(bytes) | Self::Imported(bytes) => {
+                let at = offset as usize;
+                lock(bytes)[at..at + from.len()].copy_from_slice(from);
+            }
+            Self::Host(host) => host.access.write(offset, from),
+        }
+    }
+}
