@@ -15,7 +15,7 @@ rm -rf "$bundle"
 mkdir -p "$bundle"
 cp target/release/kvtier-bench "$bundle/kvtier-bench"
 strip --strip-debug "$bundle/kvtier-bench"
-cp make/gpu-bundle/run.sh "$bundle/"
+cp make/gpu-bundle/run.sh make/gpu-bundle/standin_worker.py "$bundle/"
 bytes=$(du -sb "$bundle" | cut -f 1)
 if ((bytes > bundle_bytes_max)); then
   echo "gpu-check: the bundle has $bytes bytes, more than $bundle_bytes_max" >&2

@@ -36,6 +36,9 @@ enum Command {
     /// A process whose GPU memory `gpu` opens; started by it.
     #[command(hide = true)]
     GpuWorker(kvtier_bench::gpu::WorkerOptions),
+    /// Keeps blocks for a worker that is not ours: JSON lines on standard input and output.
+    #[command(hide = true)]
+    GpuStore,
     /// gRPC put and get against a bare tonic stream and Redis, TCP and unix socket.
     Grpc(kvtier_bench::grpc::Options),
     /// Durable puts against the write-back rate of volatile ones.
@@ -86,6 +89,7 @@ fn contest(command: Command) -> Result<(), Box<dyn Error>> {
         Command::Mixed(options) => kvtier_bench::mixed::run(&options),
         Command::Compare(options) => kvtier_bench::compare::run(&options),
         Command::Gpu(options) => kvtier_bench::gpu::run(&options).map(drop),
+        Command::GpuStore => kvtier_bench::gpu::serve_store(),
         Command::GpuWorker(options) => kvtier_bench::gpu::serve_worker(&options),
         Command::Grpc(options) => kvtier_bench::grpc::run(&options),
         Command::Durable(options) => kvtier_bench::durable::run(&options),

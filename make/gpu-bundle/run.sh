@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Verifies the HBM tier on this machine's GPU in less than 10 minutes: checks, figures, and a
-# memory checker if there is one.
+# Verifies the HBM tier on this machine's GPU in less than 10 minutes: checks, figures, a
+# memory checker if there is one, and a stand-in worker if there is PyTorch.
 #   ./run.sh [FOLDER]     the report goes there (default: report)
 # Exit status: 0 all good; 1 a check failed; 3 a figure missed its bar; 4 no GPU was found.
 set -euo pipefail
@@ -32,4 +32,12 @@ else
   echo "run.sh: no compute-sanitizer here; memory accesses were not checked"
 fi
 
+if python3 -c 'import torch, transformers, sys; sys.exit(not torch.cuda.is_available())' 2> /dev/null; then
+  stood=0
+  timeout 100 python3 "$here/standin_worker.py" "$bench" > "$out/standin.log" 2>&1 || stood=$?
+  tail -n 5 "$out/standin.log"
+  ((stood == 0)) || status=1
+else
+  echo "run.sh: no PyTorch with a GPU here; the stand-in worker was not run"
+fi
 exit "$status"

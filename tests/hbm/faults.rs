@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use futures::FutureExt;
 use kvtier_engine::header::SlotHeader;
 use kvtier_engine::port::{DeviceState, LoadOutcome, Memory, Store, StoreOutcome, Tier, TierError};
 use kvtier_hbm::chain::{BlockPlace, ChainBlock, ChainMove, ImportError, MoveError, MoveRefused};
@@ -107,6 +108,32 @@ fn a_full_queue_is_busy_and_a_poisoned_one_says_so() {
     let load = kvtier_engine::port::Load { from: slot(1, LENGTH), into: slot(9, LENGTH), expect };
     let loaded = rig.run(rig.tier.load(vec![load]));
     assert!(matches!(loaded[0], LoadOutcome::Failed(TierError::Poisoned { .. })), "{loaded:?}");
+}
+
+/// Steps of a tier with one GPU: its lanes in their order, then the submitter.
+const FINISH_LOAD_OUT: u64 = 1;
+const SUBMIT: u64 = 4;
+
+#[test]
+fn a_load_overtakes_saves_that_wait() {
+    let rig = Rig::with(1, 1, settings(4 * MIB));
+    let first = store(&rig, 0, 0);
+    let header = first.header.clone();
+    let from = first.to;
+    assert_eq!(rig.run(rig.tier.store(vec![first])), [StoreOutcome::Written]);
+    let saves: Vec<_> = (1..4).map(|number| rig.tier.store(vec![store(&rig, 0, number)])).collect();
+    let expect = kvtier_engine::port::tier::Expect {
+        block: header.block,
+        length: header.length,
+        crc: header.crc,
+        generation: header.generation,
+    };
+    let loaded = rig.tier.load(vec![kvtier_engine::port::Load { from, into: slot(9, LENGTH), expect }]);
+    assert!(rig.tier.step(SUBMIT) && rig.tier.step(FINISH_LOAD_OUT));
+    assert_eq!(loaded.now_or_never(), Some(vec![LoadOutcome::Verified]));
+    assert_eq!(rig.tier.health()[0].queued_count, 3, "no save has begun");
+    rig.settle();
+    assert!(saves.into_iter().all(|save| save.now_or_never() == Some(vec![StoreOutcome::Written])));
 }
 
 #[test]

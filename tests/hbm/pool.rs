@@ -88,7 +88,7 @@ fn a_full_pool_evicts_the_coldest_and_never_a_held_one() {
 fn a_pin_outlives_pressure_until_its_deadline() {
     let hot = Hot::new();
     (0..20).for_each(|number| assert_eq!(hot.promote(number), Promotion::Stored));
-    let pinned: Vec<_> = (0..20).map(|number| BlockId(number)).collect();
+    let pinned: Vec<_> = (0..20).map(BlockId).collect();
     assert_eq!(hot.pool.pin(1, "agent", &pinned, TTL), Ok(20 * u64::from(LENGTH)));
     assert_eq!(hot.promote(50), Promotion::Declined(Decline::HostFull), "every slot is pinned");
     assert!((0..20).all(|number| hot.is_here(number)));
@@ -101,7 +101,7 @@ fn a_pin_outlives_pressure_until_its_deadline() {
 fn a_pin_is_bounded_and_can_be_taken_back() {
     let hot = Hot::new();
     (0..20).for_each(|number| assert_eq!(hot.promote(number), Promotion::Stored));
-    let some: Vec<_> = (0..19).map(|number| BlockId(number)).collect();
+    let some: Vec<_> = (0..19).map(BlockId).collect();
     hot.pool.pin(1, "one", &some, TTL).unwrap();
     let more = hot.pool.pin(1, "two", &some, TTL).unwrap_err().to_string();
     assert!(more.contains("exceeds the quota"), "{more}");
@@ -127,7 +127,7 @@ fn a_chain_is_held_as_far_as_it_is_here_and_as_the_engine_knows_it() {
 fn a_forgotten_block_keeps_its_slot_until_its_last_hold_is_dropped() {
     let hot = Hot::new();
     (0..20).for_each(|number| assert_eq!(hot.promote(number), Promotion::Stored));
-    let pins: Vec<_> = (1..20).map(|number| BlockId(number)).collect();
+    let pins: Vec<_> = (1..20).map(BlockId).collect();
     hot.pool.pin(1, "others", &pins, TTL).unwrap();
     let held = hot.pool.hold(&[Hot::known(0)]);
     hot.pool.forget(BlockId(0));

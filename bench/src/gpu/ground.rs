@@ -83,32 +83,22 @@ impl Site {
     pub(super) fn open(machine: &Machine, options: &Options, runtime: &Runtime) -> Result<Self, Failure> {
         let sizes = if options.simulated { SIMULATED } else { REAL };
         let folder = tempfile::tempdir_in(options.folder.clone().unwrap_or_else(std::env::temp_dir))?;
+        let gpu = machine.gpu();
         let opened = runtime.block_on(Rig::open(folder.path(), sizes.file_bytes, sizes.arena_bytes, true));
-        let nvme = opened.map_err(|why| why.to_string());
-        let arena = match &nvme {
-            Ok(rig) => rig.shared_memory(),
-            Err(_) => Arc::new(Arena::create(&ArenaSettings {
-                bytes: sizes.arena_bytes,
-                extent_bytes: 2 * MIB,
-                huge_pages: Wish::Auto,
-                ..ArenaSettings::default()
-            })?),
+        let with_nvme = opened.map_err(|why| why.to_string()).and_then(|rig| {
+            let arena = rig.shared_memory();
+            Ok((open_tier(sizes, &gpu, &arena).map_err(|why| why.to_string())?, arena, rig))
+        });
+        let (tier, arena, nvme) = match with_nvme {
+            Ok((tier, arena, rig)) => (tier, arena, Ok(rig)),
+            // Once more with plain memory that no disk has registered.
+            Err(why) => {
+                println!("without NVMe, and with small pages: {why}");
+                let arena = plain_arena(sizes)?;
+                (open_tier(sizes, &gpu, &arena)?, arena, Err(why))
+            }
         };
         let memory: Arc<dyn Memory> = arena.clone();
-        let host = HostMemory {
-            address: arena.address(),
-            bytes: arena.size_bytes(),
-            access: Arc::new(HostArena::new(memory.clone(), 0)),
-            keep: arena.keep(),
-        };
-        let settings =
-            HbmSettings { pool: PoolSize::Bytes(sizes.pool_bytes), extent_bytes: 4 * MIB, ..HbmSettings::default() };
-        let gpu = machine.gpu();
-        let tier = HbmTier::open(&settings, vec![gpu.clone()], memory.clone(), &[host], Drive::Threads);
-        let tier = tier.map_err(|why| match why.source() {
-            Some(source) => format!("{why}: {source}"),
-            None => why.to_string(),
-        })?;
         let simulated = match machine {
             Machine::Simulated(machine, device) => {
                 let refuse_copies = if options.plant_fault { u64::MAX } else { 0 };
@@ -125,4 +115,44 @@ impl Site {
     pub(super) fn health(&self) -> String {
         format!("{:?}", self.ground.tier.health())
     }
+}
+
+/// A tier and host memory, and nothing else.
+pub(super) struct Store {
+    pub(super) tier: HbmTier,
+    pub(super) memory: Arc<Arena>,
+}
+
+impl Store {
+    pub(super) fn open(machine: &Machine) -> Result<Self, Failure> {
+        let memory = plain_arena(REAL)?;
+        Ok(Self { tier: open_tier(REAL, &machine.gpu(), &memory)?, memory })
+    }
+}
+
+fn plain_arena(sizes: Sizes) -> Result<Arc<Arena>, Failure> {
+    let settings = ArenaSettings {
+        bytes: sizes.arena_bytes,
+        extent_bytes: 2 * MIB,
+        huge_pages: Wish::Off,
+        ..ArenaSettings::default()
+    };
+    Ok(Arc::new(Arena::create(&settings)?))
+}
+
+fn open_tier(sizes: Sizes, gpu: &Arc<dyn Gpu>, arena: &Arc<Arena>) -> Result<HbmTier, Failure> {
+    let memory: Arc<dyn Memory> = arena.clone();
+    let host = HostMemory {
+        address: arena.address(),
+        bytes: arena.size_bytes(),
+        access: Arc::new(HostArena::new(Arc::clone(&memory), 0)),
+        keep: arena.keep(),
+    };
+    let settings =
+        HbmSettings { pool: PoolSize::Bytes(sizes.pool_bytes), extent_bytes: 4 * MIB, ..HbmSettings::default() };
+    let opened = HbmTier::open(&settings, vec![Arc::clone(gpu)], memory, &[host], Drive::Threads);
+    Ok(opened.map_err(|why| match why.source() {
+        Some(source) => format!("{why}: {source}"),
+        None => why.to_string(),
+    })?)
 }

@@ -14,6 +14,7 @@ mod checks;
 mod figures;
 mod ground;
 mod report;
+mod serve;
 mod worker;
 
 use std::error::Error;
@@ -22,6 +23,7 @@ use std::process::ExitCode;
 
 use ground::{Machine, Site};
 use report::Report;
+pub use serve::serve_store;
 pub use worker::{WorkerOptions, serve as serve_worker};
 
 type Failure = Box<dyn Error>;

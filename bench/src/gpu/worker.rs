@@ -130,7 +130,7 @@ fn hex(handle: &IpcHandle) -> String {
     handle.0.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-fn unhex(text: &str) -> Option<IpcHandle> {
+pub(super) fn unhex(text: &str) -> Option<IpcHandle> {
     let mut handle = [0; IPC_HANDLE_BYTES];
     if text.len() != 2 * IPC_HANDLE_BYTES || !text.is_ascii() {
         return None;

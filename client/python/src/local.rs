@@ -150,7 +150,6 @@ impl LocalClient {
     /// is in host memory, brought up and waited for; with "nvme" nothing is moved. `request` is the engine's name of the
     /// request it is for: the daemon then remembers the answer for `kvtier why`.
     #[pyo3(signature = (space, keys, *, min_tier="host", lease=10.0, request=None))]
-    #[expect(clippy::too_many_arguments, reason = "they are Python's keyword arguments")]
     fn acquire(
         &self,
         py: Python<'_>,

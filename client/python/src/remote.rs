@@ -197,7 +197,6 @@ impl Client {
     /// Adds what became of a request to what the daemon remembers of it: verdict "loaded", "declined" or "failed" for so
     /// many `blocks`, and why.
     #[pyo3(signature = (space, request, verdict, *, blocks=0, detail=""))]
-    #[expect(clippy::too_many_arguments, reason = "they are Python's keyword arguments")]
     fn report(
         &self,
         py: Python<'_>,

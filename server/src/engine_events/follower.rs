@@ -172,7 +172,11 @@ impl Follower {
         match self.expected {
             Some(expected) if number < expected => return Ok(()),
             Some(expected) if number > expected => {
-                self.forget(&format!("its events {expected} to {} were missed", number - 1));
+                let last = number - 1;
+                self.forget(&match last == expected {
+                    true => format!("its event {expected} was missed"),
+                    false => format!("its events {expected} to {last} were missed"),
+                });
             }
             _ => {}
         }

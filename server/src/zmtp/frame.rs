@@ -101,6 +101,8 @@ pub(super) fn invalid(told: impl Into<String>) -> io::Error {
 
 #[cfg(test)]
 mod tests {
+    use futures::FutureExt;
+
     use super::*;
 
     async fn back_and_forth(frames: &[&[u8]], bytes_max: usize) -> io::Result<Incoming> {
@@ -134,7 +136,8 @@ mod tests {
         fn garbage_never_panics(bytes in proptest::collection::vec(0_u8.., 0..200)) {
             let mut rest = &bytes[..];
             let reading = async { while read(&mut rest, 1000).await.is_ok() {} };
-            futures::executor::block_on(reading);
+            // Bytes in memory are there: nothing is waited for.
+            reading.now_or_never().expect("it has ended");
         }
     }
 }

@@ -17,12 +17,15 @@ use crate::table::{Column, draw};
 pub(crate) struct Lookup {
     #[command(flatten)]
     chain: ChainArguments,
+    /// Name of a request it is for; `kvtier why` tells of it later
+    #[arg(long, value_name = "REQUEST")]
+    request: Option<String>,
 }
 
 impl Lookup {
     pub(crate) async fn run(self, global: &GlobalArguments) -> Result<(), Failure> {
         let Chain { client, space, keys } = self.chain.open(global).await?;
-        let answer = client.lookup(space.space, &keys, None).await?;
+        let answer = client.lookup_for(self.request.as_deref(), space.space, &keys, None).await?;
         if global.json {
             output::json(&as_json(&keys, &answer))?;
         } else {
