@@ -6,6 +6,7 @@ from types import GenericAlias, TracebackType
 from typing import Any, Generic, Literal, Protocol, Self, TypeAlias, TypeVar, final, type_check_only
 from typing_extensions import Buffer, CapsuleType
 
+from kvtier.errors import Error
 from kvtier.identity import SpaceDescription
 from kvtier.status import Status
 
@@ -108,18 +109,53 @@ class LocalClient:
         part: int = 0,
         durability: _Durability = "volatile",
     ) -> Reservation: ...
+    def reserve_start(
+        self,
+        space: bytes,
+        keys: Sequence[bytes],
+        lengths: int | Sequence[int],
+        *,
+        parent: bytes | None = None,
+        part: int = 0,
+        durability: _Durability = "volatile",
+    ) -> Pending[Reservation]: ...
     def acquire(
         self, space: bytes, keys: Sequence[bytes], *, min_tier: _MinTier = "host", lease: float = 10.0
     ) -> Acquired: ...
     def acquire_start(
         self, space: bytes, keys: Sequence[bytes], *, min_tier: _MinTier = "host", lease: float = 10.0
     ) -> Pending[Acquired]: ...
+    def load_start(
+        self,
+        space: bytes,
+        keys: Sequence[bytes],
+        buffers: Sequence[_Buffer],
+        segments: _Buffer,
+        *,
+        verify: bool = True,
+        lease: float = 10.0,
+        timeout: float = 60.0,
+        run_blocks: int = 64,
+    ) -> Pending[Loaded]: ...
     def flush(self) -> None: ...
     def close(self) -> None: ...
     def __enter__(self) -> Self: ...
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None, /
     ) -> None: ...
+
+@final
+class Loaded:
+    @property
+    def blocks(self) -> int: ...
+    @property
+    def nbytes(self) -> int: ...
+    @property
+    def seconds(self) -> float: ...
+    @property
+    def why(self) -> str | None: ...
+    @property
+    def error(self) -> Error | None: ...
 
 @final
 class Acquired(Sequence[Block]):

@@ -1,0 +1,179 @@
+"""What a load and what computing cost, learned from this engine's own loads and steps, and which of the two is chosen.
+
+    a lookup found n units ─► Gate.choose: price of loading them + reporting  <  price of computing them ? ─► load them
+                                └ no ─► declined and computed; one unit is loaded now and then, to learn whether it still is so
+
+Costs are sums of amounts times a price each, none negative. A load: units, and one for being a load, with prices of their
+own for host memory and for NVMe. A step of the engine: tokens, pairs of tokens that attend to each other, and one for
+being a step. Each sample counts less the older it is. One that is more than twice off says that everything has become
+dearer or cheaper: what was learned is scaled half of the way before it counts, so that a change is believed after a few
+samples, whichever way it goes, and one unlucky sample is forgotten as soon. Until the engine has computed prompts, everything is loaded: there is
+nothing to compare with. Nothing here is shared between engines or survives one. No clock of its own: deterministic.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+#: Steps that compute fewer tokens than this are mostly the price of a step.
+SMALL_STEP_TOKENS = 8
+#: Steps with prompts before their price is believed.
+STEPS_MIN = 3
+#: What a sample's weight is multiplied by with every later one, and with one that is off by more than SURPRISE.
+KEEP, KEEP_SURPRISED = 0.9, 0.5
+SURPRISE = 2.0
+#: No sample counts for more than this many times its prediction, or for less than a part of it.
+CLIP = 20.0
+#: Sweeps that look for the best prices after a sample; they begin at the last ones.
+SWEEPS = 8
+#: A first guess, replaced by the first loads: seconds per unit and per load, from host memory and from NVMe.
+HOST_PRIOR, NVME_PRIOR = (0.0002, 0.0005), (0.001, 0.001)
+#: Pauses between two probes of what was declined, in seconds.
+PROBE_FIRST, PROBE_LAST = 1.0, 60.0
+#: Of an engine's time, probes take at most one part in so many.
+PROBE_SHARE = 50.0
+
+
+class Fit:
+    """Prices of amounts, by weighted least squares without negative ones."""
+
+    def __init__(self, prior: Sequence[float]) -> None:
+        self.prices = list(prior)
+        #: Samples so far.
+        self.samples = 0
+        count = len(self.prices)
+        self._squares = [[0.0] * count for _ in range(count)]
+        self._products = [0.0] * count
+
+    def predict(self, amounts: Sequence[float]) -> float:
+        return sum(price * amount for price, amount in zip(self.prices, amounts, strict=True))
+
+    def learn(self, amounts: Sequence[float], seconds: float) -> None:
+        """One sample. The first price explains what several could."""
+        if seconds <= 0:
+            return
+        keep, expected = KEEP, self.predict(amounts)
+        if self.samples and expected > 0:
+            seconds = min(max(seconds, expected / CLIP), expected * CLIP)
+            if not 1 / SURPRISE <= seconds / expected <= SURPRISE:
+                keep = KEEP_SURPRISED
+                self._scale(math.sqrt(seconds / expected))
+        # Relative errors count.
+        weight = 1 / (seconds * seconds)
+        for row, one in enumerate(amounts):
+            squares = self._squares[row]
+            for column, other in enumerate(amounts):
+                squares[column] = squares[column] * keep + weight * one * other
+            self._products[row] = self._products[row] * keep + weight * one * seconds
+        self.samples += 1
+        self._solve()
+
+    def _scale(self, factor: float) -> None:
+        """As if all samples so far had taken that much longer."""
+        self.prices = [price * factor for price in self.prices]
+        self._squares = [[square / factor**2 for square in squares] for squares in self._squares]
+        self._products = [product / factor for product in self._products]
+
+    def _solve(self) -> None:
+        prices = self.prices
+        for _ in range(SWEEPS):
+            for row, squares in enumerate(self._squares):
+                if squares[row] > 0:
+                    others = sum(square * price for square, price in zip(squares, prices, strict=True))
+                    rest = self._products[row] - others + squares[row] * prices[row]
+                    prices[row] = max(0.0, rest / squares[row])
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What becomes of a hit."""
+
+    #: Units to load, from the first of the hit on.
+    units: int
+    #: They are loaded to learn what loading costs, not to save time.
+    probe: bool = False
+
+
+class Gate:
+    """Chooses between loading and computing. Used by one thread, vLLM's scheduler."""
+
+    def __init__(self, *, on: bool, unit_tokens: int, chunk_tokens: int, clock: Callable[[], float]) -> None:
+        self._on = on
+        self._unit = unit_tokens
+        self._chunk = max(1, chunk_tokens)
+        self._clock = clock
+        self._host, self._nvme = Fit(HOST_PRIOR), Fit(NVME_PRIOR)
+        #: Per token, and per pair of tokens; what a step costs besides is known from small steps.
+        self._prefill = Fit((0.0, 0.0))
+        self._step = 0.0
+        self._small_steps = 0
+        #: From the end of a load until the scheduler hears of it, in an engine that does nothing else.
+        self._report = 0.0
+        self._probe_at = -math.inf
+        self._probe_pause = PROBE_FIRST
+
+    @property
+    def on(self) -> bool:
+        return self._on
+
+    def choose(self, computed_tokens: int, tokens: int, host_units: int, nvme_units: int) -> Choice:
+        """Which part of a hit to load: all of it, what is in host memory, or nothing. `computed_tokens` of `tokens` are
+        the engine's already; the hit begins there."""
+        units = host_units + nvme_units
+        if not self._on or self._prefill.samples < STEPS_MIN:
+            return Choice(units)
+        whole = self.compute_seconds(computed_tokens, tokens)
+        best, gain = 0, 0.0
+        for count in {units, host_units} - {0}:
+            rest = self.compute_seconds(computed_tokens + count * self._unit, tokens)
+            saved = whole - rest - self.load_seconds(min(count, host_units), max(0, count - host_units))
+            if saved > gain:
+                best, gain = count, saved
+        if best:
+            self._probe_pause = PROBE_FIRST
+            return Choice(best)
+        return self._probe(host_units)
+
+    def _probe(self, host_units: int) -> Choice:
+        """Declines, or tries with one unit."""
+        now = self._clock()
+        if now < self._probe_at:
+            return Choice(0)
+        price = self.load_seconds(min(1, host_units), 1 - min(1, host_units))
+        self._probe_at = now + max(self._probe_pause, PROBE_SHARE * price)
+        self._probe_pause = min(self._probe_pause * 2, PROBE_LAST)
+        return Choice(1, probe=True)
+
+    def load_seconds(self, host_units: int, nvme_units: int) -> float:
+        """What a request would wait for these units."""
+        if not nvme_units:
+            return self._host.predict((host_units, 1)) + self._report
+        return self._nvme.predict((nvme_units, 1)) + self._host.prices[0] * host_units + self._report
+
+    def compute_seconds(self, first: int, end: int) -> float:
+        """What computing tokens `first` to `end` of a prompt takes an engine that does nothing else."""
+        count = end - first
+        pairs = (end * end - first * first) / 2
+        return math.ceil(count / self._chunk) * self._step + self._prefill.predict((count, pairs))
+
+    def learn_load(self, host_units: int, nvme_units: int, seconds: float) -> None:
+        """A load of that much took so long."""
+        if not nvme_units:
+            self._host.learn((host_units, 1), seconds)
+        else:
+            self._nvme.learn((nvme_units, 1), max(seconds - self._host.prices[0] * host_units, seconds / 10))
+
+    def learn_report(self, seconds: float) -> None:
+        """So long an idle engine took to hear of a load's end."""
+        self._report += (min(seconds, 0.1) - self._report) * (1 - KEEP)
+
+    def learn_step(self, tokens: int, pairs: float, seconds: float) -> None:
+        """A step computed that much in so long."""
+        if tokens <= SMALL_STEP_TOKENS:
+            self._small_steps += 1
+            share = max(1 / self._small_steps, 1 - KEEP)
+            self._step += (seconds - self._step) * share
+        else:
+            self._prefill.learn((tokens, pairs), max(seconds - self._step, seconds / 10))
