@@ -170,6 +170,35 @@ def time_hooks(llm: Any) -> None:
     if scheduler.connector is not None:
         for name in HOOKS:
             setattr(scheduler.connector, name, timed(name))
+        time_stores(scheduler)
+
+
+def time_stores(scheduler: Any) -> None:
+    """What steps that store spend in asking for room and in copying: (seconds, bytes)."""
+    from vllm.distributed.kv_transfer import get_kv_transfer_group, has_kv_transfer_group
+
+    scheduler.store_times = []
+    # Workers of several ranks are in processes of their own.
+    worker = get_kv_transfer_group()._worker if has_kv_transfer_group() else None
+    if worker is None:
+        return
+    reserve, fill = worker.reserve, worker.fill
+    spent = [0.0]
+
+    def timed_reserve(step: Any) -> None:
+        began = time.perf_counter()
+        reserve(step)
+        spent[0] = time.perf_counter() - began
+
+    def timed_fill() -> None:
+        stores, before = bool(worker._storing), worker.counts["stored_bytes"]
+        began = time.perf_counter()
+        fill()
+        if stores:
+            seconds = spent[0] + time.perf_counter() - began
+            scheduler.store_times.append((seconds, worker.counts["stored_bytes"] - before))
+
+    worker.reserve, worker.fill = timed_reserve, timed_fill
 
 
 def hooks(llm: Any) -> dict[str, Any]:
@@ -184,6 +213,10 @@ def hooks(llm: Any) -> dict[str, Any]:
             if own := [step[name][0] for step in steps if name in step]:
                 answer[name] = shares(own)
         scheduler.hook_times = [{}]
+    if scheduler.store_times:
+        answer["stores"] = shares([seconds for seconds, _ in scheduler.store_times])
+        answer["stored_bytes"] = sum(size for _, size in scheduler.store_times)
+        scheduler.store_times.clear()
     return answer
 
 

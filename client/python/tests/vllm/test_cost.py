@@ -132,6 +132,15 @@ def test_one_load_that_was_unlucky_changes_little() -> None:
     assert world.gate.load_seconds(8, 0) < 0.01
 
 
+def test_a_lookup_is_waited_for_as_long_as_it_can_pay() -> None:
+    world = World()
+    assert world.gate.waits(50.0, 0, 64), "nothing is known yet"
+    world.computes(2000, 2000)
+    assert world.gate.waits(0.0009, 0, 64) and not world.gate.waits(0.01, 0, 64)
+    assert world.gate.waits(0.01, 0, 2000) and not world.gate.waits(0.01, 1984, 2000)
+    assert World(on=False).gate.waits(50.0, 0, 64)
+
+
 def test_a_gate_that_is_off_declines_nothing() -> None:
     world = World(on=False)
     world.computes(2000, 2000)

@@ -256,6 +256,23 @@ def test_a_hit_that_is_not_worth_loading_is_declined_once_and_not_stored_again()
     assert len(store.keys) == 1, "three are in kvtier already"
 
 
+def test_a_late_answer_that_cannot_pay_is_not_waited_for_but_tells_what_is_stored() -> None:
+    world = World(resident=3)
+    slow_loads(world)
+    world.daemon.late = True
+    hasty = request(4 * UNIT)
+    world.half.on_new(hasty)
+    assert world.half.matched(hasty, 0) == (None, False)
+    world.now += 0.01
+    assert world.half.matched(hasty, 0) == (0, False)
+    assert world.link.errors == [], "the daemon is slow, not away"
+    world.daemon.pending[0].answer = world.daemon.found[0]
+    world.half.allocated(hasty, [[7, 8, 9, 10]], 0)
+    (store,) = world.step({"r": [7, 8, 9, 10]}, r=4 * UNIT).stores
+    assert (len(store.keys), world.half.counts["lookups_late"]) == (1, 1)
+    assert world.daemon.found[0].released and world.half._asking == 0
+
+
 def test_a_probe_loads_one_unit_and_what_it_took_is_learned() -> None:
     world = World(resident=3)
     slow_loads(world)

@@ -30,6 +30,8 @@ CLIP = 20.0
 SWEEPS = 8
 #: A first guess, replaced by the first loads: seconds per unit and per load, from host memory and from NVMe.
 HOST_PRIOR, NVME_PRIOR = (0.0002, 0.0005), (0.001, 0.001)
+#: A lookup is waited for as long as that part of computing the prompt takes, and at least so many seconds.
+PATIENCE_SHARE, PATIENCE_MIN = 0.02, 0.001
 #: Pauses between two probes of what was declined, in seconds.
 PROBE_FIRST, PROBE_LAST = 1.0, 60.0
 #: Of an engine's time, probes take at most one part in so many.
@@ -135,6 +137,12 @@ class Gate:
             self._probe_pause = PROBE_FIRST
             return Choice(best)
         return self._probe(host_units)
+
+    def waits(self, seconds: float, computed_tokens: int, tokens: int) -> bool:
+        """Whether the answer to a lookup that was asked `seconds` ago is worth waiting for."""
+        if not self._on or self._prefill.samples < STEPS_MIN:
+            return True
+        return seconds < max(PATIENCE_MIN, PATIENCE_SHARE * self.compute_seconds(computed_tokens, tokens))
 
     def _probe(self, host_units: int) -> Choice:
         """Declines, or tries with one unit."""

@@ -160,7 +160,7 @@ class SchedulerHalf:
             if tracked.asked is None and not self._ask(tracked):
                 return (None, False) if self._starting() else (0, False)
             if not self._answered(tracked):
-                return (None, False) if tracked.asked is not None else (0, False)
+                return (None, False) if self._waits(tracked, computed_tokens) else (0, False)
         first = computed_tokens // self._unit
         if tracked.offered and tracked.offered_from == first:
             # There was no room for it: the same again, so that it is judged and counted once.
@@ -226,6 +226,18 @@ class SchedulerHalf:
         if found.miss is not None:
             self.counts[f"miss_{found.miss.reason}"] += 1
         return True
+
+    def _waits(self, tracked: _Tracked, computed_tokens: int) -> bool:
+        """Whether a request is held back for an answer that is not there yet."""
+        if tracked.asked is None:
+            return False
+        since = self._clock() - tracked.asked.since
+        if self.gate.waits(since, computed_tokens, tracked.request.num_tokens):
+            return True
+        # What it comes to in the end is still good for knowing what is stored already.
+        self.counts["lookups_late"] += 1
+        tracked.declined = True
+        return False
 
     def _wait(self, asked: _Asked) -> kvtier.Acquired | None:
         """Waits for an answer with what is left of this step's time for that."""
