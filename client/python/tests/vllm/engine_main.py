@@ -203,7 +203,8 @@ def time_stores(scheduler: Any) -> None:
 
 def hooks(llm: Any) -> dict[str, Any]:
     scheduler = core_of(llm).scheduler
-    # Steps in which the scheduler did something for a request, or had it done.
+    # Steps in which the scheduler did something for a request, or had it done; requests arrive between steps.
+    arrivals = [step.pop("on_new_request") for step in scheduler.hook_times if "on_new_request" in step]
     steps = [step for step in scheduler.hook_times if set(step) - {"build_connector_meta", "get_kv_connector_stats"}]
     answer: dict[str, Any] = {"steps": len(steps), "idle": len(scheduler.hook_times) - len(steps)}
     if steps:
@@ -213,6 +214,8 @@ def hooks(llm: Any) -> dict[str, Any]:
             if own := [step[name][0] for step in steps if name in step]:
                 answer[name] = shares(own)
         scheduler.hook_times = [{}]
+    if arrivals:
+        answer["on_new_request"] = shares([wall for wall, _ in arrivals])
     if scheduler.store_times:
         answer["stores"] = shares([seconds for seconds, _ in scheduler.store_times])
         answer["stored_bytes"] = sum(size for _, size in scheduler.store_times)

@@ -150,12 +150,12 @@ def test_a_gate_that_is_off_declines_nothing() -> None:
 
 def test_noise_does_not_become_a_price() -> None:
     chance = random.Random(7)
-    fit = Fit((0.0, 0.0))
+    fit = Fit(0.0, 0.0)
     for _ in range(400):
         tokens = chance.choice((40, 100, 512))
-        fit.learn((tokens, tokens * tokens / 2), TOKEN * tokens * chance.uniform(0.8, 1.25))
-    assert fit.predict((512, 512 * 256)) == pytest.approx(TOKEN * 512, rel=0.2)
-    assert min(fit.prices) >= 0
+        fit.learn(tokens, tokens * tokens / 2, TOKEN * tokens * chance.uniform(0.8, 1.25))
+    assert fit.predict(512, 512 * 256) == pytest.approx(TOKEN * 512, rel=0.2)
+    assert min(fit.first_price, fit.second_price) >= 0
 
 
 def test_long_answers_do_not_wash_out_what_prompts_cost() -> None:

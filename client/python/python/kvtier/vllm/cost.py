@@ -14,7 +14,7 @@ nothing to compare with. Nothing here is shared between engines or survives one.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 #: Steps that compute fewer tokens than this are mostly the price of a step.
@@ -39,24 +39,24 @@ PROBE_SHARE = 50.0
 
 
 class Fit:
-    """Prices of amounts, by weighted least squares without negative ones."""
+    """Two prices, by weighted least squares without negative ones: seconds ≈ first × first_price + second × second_price.
+    Written out, because a scheduler's step pays for it."""
 
-    def __init__(self, prior: Sequence[float]) -> None:
-        self.prices = list(prior)
+    def __init__(self, first_price: float, second_price: float) -> None:
+        self.first_price, self.second_price = first_price, second_price
         #: Samples so far.
         self.samples = 0
-        count = len(self.prices)
-        self._squares = [[0.0] * count for _ in range(count)]
-        self._products = [0.0] * count
+        #: Weighted sums: first², first × second, second², first × seconds, second × seconds.
+        self._sums = (0.0, 0.0, 0.0, 0.0, 0.0)
 
-    def predict(self, amounts: Sequence[float]) -> float:
-        return sum(price * amount for price, amount in zip(self.prices, amounts, strict=True))
+    def predict(self, first: float, second: float) -> float:
+        return self.first_price * first + self.second_price * second
 
-    def learn(self, amounts: Sequence[float], seconds: float) -> None:
-        """One sample. The first price explains what several could."""
+    def learn(self, first: float, second: float, seconds: float) -> None:
+        """One sample. The first price explains what both could."""
         if seconds <= 0:
             return
-        keep, expected = KEEP, self.predict(amounts)
+        keep, expected = KEEP, self.predict(first, second)
         if self.samples and expected > 0:
             seconds = min(max(seconds, expected / CLIP), expected * CLIP)
             if not 1 / SURPRISE <= seconds / expected <= SURPRISE:
@@ -64,28 +64,29 @@ class Fit:
                 self._scale(math.sqrt(seconds / expected))
         # Relative errors count.
         weight = 1 / (seconds * seconds)
-        for row, one in enumerate(amounts):
-            squares = self._squares[row]
-            for column, other in enumerate(amounts):
-                squares[column] = squares[column] * keep + weight * one * other
-            self._products[row] = self._products[row] * keep + weight * one * seconds
+        ff, fs, ss, ft, st = self._sums
+        ff = ff * keep + weight * first * first
+        fs = fs * keep + weight * first * second
+        ss = ss * keep + weight * second * second
+        ft = ft * keep + weight * first * seconds
+        st = st * keep + weight * second * seconds
+        self._sums = ff, fs, ss, ft, st
         self.samples += 1
-        self._solve()
+        one, two = self.first_price, self.second_price
+        for _ in range(SWEEPS):
+            if ff > 0:
+                one = max(0.0, (ft - fs * two) / ff)
+            if ss > 0:
+                two = max(0.0, (st - fs * one) / ss)
+        self.first_price, self.second_price = one, two
 
     def _scale(self, factor: float) -> None:
         """As if all samples so far had taken that much longer."""
-        self.prices = [price * factor for price in self.prices]
-        self._squares = [[square / factor**2 for square in squares] for squares in self._squares]
-        self._products = [product / factor for product in self._products]
-
-    def _solve(self) -> None:
-        prices = self.prices
-        for _ in range(SWEEPS):
-            for row, squares in enumerate(self._squares):
-                if squares[row] > 0:
-                    others = sum(square * price for square, price in zip(squares, prices, strict=True))
-                    rest = self._products[row] - others + squares[row] * prices[row]
-                    prices[row] = max(0.0, rest / squares[row])
+        self.first_price *= factor
+        self.second_price *= factor
+        ff, fs, ss, ft, st = self._sums
+        square = factor * factor
+        self._sums = ff / square, fs / square, ss / square, ft / factor, st / factor
 
 
 @dataclass(frozen=True)
@@ -106,9 +107,9 @@ class Gate:
         self._unit = unit_tokens
         self._chunk = max(1, chunk_tokens)
         self._clock = clock
-        self._host, self._nvme = Fit(HOST_PRIOR), Fit(NVME_PRIOR)
+        self._host, self._nvme = Fit(*HOST_PRIOR), Fit(*NVME_PRIOR)
         #: Per token, and per pair of tokens; what a step costs besides is known from small steps.
-        self._prefill = Fit((0.0, 0.0))
+        self._prefill = Fit(0.0, 0.0)
         self._step = 0.0
         self._small_steps = 0
         #: From the end of a load until the scheduler hears of it, in an engine that does nothing else.
@@ -157,21 +158,21 @@ class Gate:
     def load_seconds(self, host_units: int, nvme_units: int) -> float:
         """What a request would wait for these units."""
         if not nvme_units:
-            return self._host.predict((host_units, 1)) + self._report
-        return self._nvme.predict((nvme_units, 1)) + self._host.prices[0] * host_units + self._report
+            return self._host.predict(host_units, 1) + self._report
+        return self._nvme.predict(nvme_units, 1) + self._host.first_price * host_units + self._report
 
     def compute_seconds(self, first: int, end: int) -> float:
         """What computing tokens `first` to `end` of a prompt takes an engine that does nothing else."""
         count = end - first
         pairs = (end * end - first * first) / 2
-        return math.ceil(count / self._chunk) * self._step + self._prefill.predict((count, pairs))
+        return math.ceil(count / self._chunk) * self._step + self._prefill.predict(count, pairs)
 
     def learn_load(self, host_units: int, nvme_units: int, seconds: float) -> None:
         """A load of that much took so long."""
         if not nvme_units:
-            self._host.learn((host_units, 1), seconds)
+            self._host.learn(host_units, 1, seconds)
         else:
-            self._nvme.learn((nvme_units, 1), max(seconds - self._host.prices[0] * host_units, seconds / 10))
+            self._nvme.learn(nvme_units, 1, max(seconds - self._host.first_price * host_units, seconds / 10))
 
     def learn_report(self, seconds: float) -> None:
         """So long an idle engine took to hear of a load's end."""
@@ -184,4 +185,4 @@ class Gate:
             share = max(1 / self._small_steps, 1 - KEEP)
             self._step += (seconds - self._step) * share
         else:
-            self._prefill.learn((tokens, pairs), max(seconds - self._step, seconds / 10))
+            self._prefill.learn(tokens, pairs, max(seconds - self._step, seconds / 10))
