@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use kvtier_client::local::{AcquireChain, LocalClient as Native, LocalOptions, ReserveChain};
+use kvtier_client::local::{AcquireChain, LocalClient as Native, LocalOptions, ReserveChain, Slot};
 use kvtier_client::{ClientError, SpaceDigest};
 use pyo3::prelude::*;
 use pyo3::pybacked::PyBackedBytes;
@@ -20,6 +20,8 @@ use crate::pending::Pending;
 use crate::process::{self, Owned};
 use crate::reservation::{Lengths, Reservation};
 
+/// The smallest pages there are.
+const PAGE_BYTES: usize = 4096;
 /// Threads for calls that wait for disks, at most.
 const THREADS_MAX: usize = 64;
 
@@ -165,10 +167,10 @@ impl LocalClient {
         Reservation::new(py, &worker, reserved)
     }
 
-    /// The same without waiting: a Pending[Reservation]. Reservations are made in the order they were started. Asked a
-    /// second time when the connection turns out to be broken, which is harmless: nothing was written yet.
+    /// The same without waiting: a Pending[Reservation]. Reservations are made in the order they were started. Their pages
+    /// are mapped on the way, so that whoever writes them does not wait for that. Asked a second time when the
+    /// connection turns out to be broken, which is harmless: nothing was written yet.
     #[pyo3(signature = (space, keys, lengths, *, parent=None, part=0, durability="volatile"))]
-    #[expect(clippy::too_many_arguments, reason = "they are Python's keyword arguments")]
     fn reserve_start(
         &self,
         space: Space,
@@ -192,10 +194,11 @@ impl LocalClient {
             let parent = parent.as_deref();
             let wanted = ReserveChain { space: space.0, keys: &keys, parent, part, lengths, durability };
             let client = worker.client.peek();
-            let reserved = match client.reserve(&wanted) {
+            let mut reserved = match client.reserve(&wanted) {
                 Err(ClientError::Unavailable { .. } | ClientError::Indeterminate { .. }) => client.reserve(&wanted)?,
                 answer => answer?,
             };
+            map_pages(&mut reserved);
             Ok(Box::new(move |py: Python<'_>| Ok(Py::new(py, Reservation::new(py, &worker, reserved)?)?.into_any()))
                 as _)
         };
@@ -317,4 +320,14 @@ fn acquire(
     stage: bool,
 ) -> Result<Acquired, ClientError> {
     client.acquire(&AcquireChain { space, keys, lease, stage, poll: false }).map(Acquired::new)
+}
+
+/// Touches every page of what may be written. A page's first write is a fault of 4 us, where the kernel has no huge pages
+/// for the arena: a fifth of the speed of the copy that would otherwise meet it.
+fn map_pages(reserved: &mut [Slot]) {
+    for slot in reserved {
+        if let Slot::Write(reservation) = slot {
+            reservation.iter_mut().step_by(PAGE_BYTES).for_each(|byte| *byte = 0);
+        }
+    }
 }

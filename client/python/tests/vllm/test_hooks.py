@@ -20,7 +20,7 @@ ROUNDS = int(os.environ.get("KVTIER_HOOK_ROUNDS", "12"))
 def test_what_a_step_of_the_scheduler_spends_in_the_connector(
     start: Callable[..., Any], engine: Callable[..., Engine]
 ) -> None:
-    daemon = start(host__bytes="256MiB", nvme__bytes="512MiB", local__client_bytes_max="64MiB")
+    daemon = start(host__huge_pages="auto", host__bytes="256MiB", nvme__bytes="512MiB", local__client_bytes_max="64MiB")
     connector = {"data_directory": str(daemon.data), "retry_ms_max": 100, "load_timeout_ms": 1000}
     plain, kept = engine("tiny"), engine("tiny", connector)
     words = Words("tiny")

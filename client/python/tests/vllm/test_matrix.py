@@ -91,13 +91,13 @@ def test_sixty_turns_of_conversations(start: Callable[..., Any], engine: Callabl
 
 
 @pytest.mark.full
-def test_two_hundred_prompts_with_salts_without_a_cache_and_with_holes(
+def test_a_hundred_prompts_with_salts_without_a_cache_and_with_holes(
     start: Callable[..., Any], engine: Callable[..., Engine]
 ) -> None:
     daemon = start(**ROOMY)
     connector = {"data_directory": str(daemon.data)}
     plain, kept = engine(MODEL), engine(MODEL, connector, enable_prefix_caching=False)
-    prompts = prompts_of(Words(MODEL))
+    prompts = prompts_of(Words(MODEL))[::2]
     expected = plain.generate(prompts, 4, logprobs=2)
     flips = compare(expected, kept.generate(prompts, 4), "cold, without the engine's own cache")
     warm = kept.generate(prompts, 4)
@@ -105,7 +105,7 @@ def test_two_hundred_prompts_with_salts_without_a_cache_and_with_holes(
     assert warm["cached"] == longest_hits(prompts, UNIT)
     salted = kept.generate(prompts[:40], 4, salt="somebody else")
     flips += compare(first_of(expected, 40), salted, "salted")
-    assert salted["cached"][0] == 0 and max(salted["cached"][:20]) == 0
+    assert max(salted["cached"]) == 0, "these share nothing with each other, and nothing with another salt"
 
     with kvtier.Client(daemon.unix) as client:
         (space,) = [one.space for one in client.spaces()]

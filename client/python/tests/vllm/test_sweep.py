@@ -33,7 +33,7 @@ WORSE_MAX = float(os.environ.get("KVTIER_SWEEP_WORSE_MAX", "1.03"))
 def test_no_prompt_is_much_slower_than_computing_it(
     start: Callable[..., Any], engine: Callable[..., Engine]
 ) -> None:
-    daemon = start(host__bytes="2GiB", nvme__bytes="6GiB", local__client_bytes_max="512MiB")
+    daemon = start(host__huge_pages="auto", host__bytes="2GiB", nvme__bytes="6GiB", local__client_bytes_max="512MiB")
     options: dict[str, Any] = {"max_num_batched_tokens": 2048, "max_model_len": 8192}
     storing = {"data_directory": str(daemon.data), "gate": True}
     plain, control = engine(MODEL, **options), engine(MODEL, **options)

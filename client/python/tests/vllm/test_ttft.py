@@ -23,7 +23,7 @@ MODEL = "smollm2-135m"
 @pytest.mark.full
 @pytest.mark.parametrize("block", [128, 32])
 def test_time_to_first_token(start: Callable[..., Any], engine: Callable[..., Engine], block: int) -> None:
-    daemon = start(host__bytes="1GiB", nvme__bytes="4GiB", local__client_bytes_max="512MiB")
+    daemon = start(host__huge_pages="auto", host__bytes="1GiB", nvme__bytes="4GiB", local__client_bytes_max="512MiB")
     connector = {"data_directory": str(daemon.data), "durability": "durable", "reserve_wait_ms": 100, "gate": True}
     options: dict[str, Any] = {"max_num_batched_tokens": 2048, "block_size": block, "max_model_len": max(LENGTHS) + 128}
     words = Words(MODEL)
