@@ -11,7 +11,12 @@ pub(crate) fn raise(error: ClientError) -> PyErr {
 
 /// An argument that can never work.
 pub(crate) fn invalid(field: &str, value: impl Into<String>, remedy: &str) -> PyErr {
-    raise(ClientError::Invalid { field: field.to_owned(), value: value.into(), remedy: remedy.to_owned() })
+    raise(unfit(field, value, remedy))
+}
+
+/// The same before it is an exception, for threads without the GIL.
+pub(crate) fn unfit(field: &str, value: impl Into<String>, remedy: &str) -> ClientError {
+    ClientError::Invalid { field: field.to_owned(), value: value.into(), remedy: remedy.to_owned() }
 }
 
 /// The exception of a class of `kvtier.errors` with nothing but its message.

@@ -6,8 +6,8 @@
 //! *The GIL.* Whatever may wait runs without it ([`runtime`], [`lane`]), and so does every copy of more than a few bytes
 //! ([`memory`]). No thread of ours ever takes it while something holds a lock that a Python thread could want.
 //!
-//! *Calls nobody waits for.* `*_start` puts a call on one of the client's own threads ([`lane`]: bounded queues, one
-//! for what is answered at once, one for what waits for disks) and returns a [`pending`] answer. When nobody
+//! *Calls nobody waits for.* `*_start` puts a call on one of the client's own threads ([`lane`]: bounded queues
+//! for what is answered at once, for room, for loads and for what else waits for disks) and returns a [`pending`] answer. When nobody
 //! wants the answer any more it is dropped there: leases end, reservations are given up.
 //!
 //! *Memory.* A view (buffer or DLPack) of a block owns a reference to what was acquired, so the mapping outlives every
@@ -18,7 +18,7 @@
 //! *Forks.* A child has no connection and no arena. Each object knows the process that made it ([`process`]): in a child
 //! its methods raise, and dropping it there sends nothing over the parent's connection.
 //!
-//! Reading order: [`remote`] (gRPC), [`local`], [`reservation`], [`acquired`], [`memory`], then what they stand on.
+//! Reading order: [`remote`] (gRPC), [`local`], [`reservation`], [`acquired`], [`load`], [`memory`], then what they stand on.
 // Only `memory` may: it gives Python addresses.
 #![deny(unsafe_code)]
 
@@ -28,6 +28,7 @@ mod error;
 mod event;
 mod identity;
 mod lane;
+mod load;
 mod local;
 mod memory;
 mod outcome;
@@ -48,6 +49,7 @@ fn native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<remote::Client>()?;
     module.add_class::<local::LocalClient>()?;
     module.add_class::<acquired::Acquired>()?;
+    module.add_class::<load::Loaded>()?;
     module.add_class::<reservation::Reservation>()?;
     module.add_class::<memory::Block>()?;
     module.add_class::<memory::Slot>()?;

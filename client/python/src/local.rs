@@ -3,7 +3,8 @@
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
-use kvtier_client::local::{AcquireChain, LocalClient as Native, LocalOptions, ReserveChain};
+use kvtier_client::ClientError;
+use kvtier_client::local::{AcquireChain, LocalClient as Native, LocalOptions, ReserveChain, Slot};
 use kvtier_client::why::Outcome;
 use pyo3::prelude::*;
 use pyo3::pybacked::PyBackedBytes;
@@ -13,10 +14,14 @@ use crate::acquired::Acquired;
 use crate::argument::{Packed, Space, durability, seconds, stages, verdict};
 use crate::error::{invalid, plain, raise};
 use crate::lane::Lane;
+use crate::load::Load;
+use crate::memory::{Plan, Segments, Way, borrow_all};
 use crate::pending::Pending;
 use crate::process::{self, Owned};
 use crate::reservation::{Lengths, Reservation};
 
+/// The smallest pages there are.
+const PAGE_BYTES: usize = 4096;
 /// Threads for calls that wait for disks, at most.
 const THREADS_MAX: usize = 64;
 
@@ -33,6 +38,8 @@ pub(crate) struct Worker {
 struct Lanes {
     quick: Option<Arc<Lane>>,
     slow: Option<Arc<Lane>>,
+    room: Option<Arc<Lane>>,
+    loads: Option<Arc<Lane>>,
 }
 
 impl Worker {
@@ -48,6 +55,20 @@ impl Worker {
         self.client.get()?;
         let lanes = &mut *self.lanes.lock().expect("nobody panics while making a lane");
         lane(&mut lanes.slow, "worker", self.threads)
+    }
+
+    /// For reservations, in their order.
+    fn room(&self) -> PyResult<Arc<Lane>> {
+        self.client.get()?;
+        let lanes = &mut *self.lanes.lock().expect("nobody panics while making a lane");
+        lane(&mut lanes.room, "reserve", 1)
+    }
+
+    /// For loads, which must not wait for durable commits.
+    fn loads(&self) -> PyResult<Arc<Lane>> {
+        self.client.get()?;
+        let lanes = &mut *self.lanes.lock().expect("nobody panics while making a lane");
+        lane(&mut lanes.loads, "load", self.threads)
     }
 }
 
@@ -65,7 +86,7 @@ fn lane(place: &mut Option<Arc<Lane>>, name: &'static str, threads: usize) -> Py
 /// `socket` is the daemon's `local.socket`. A "reader" maps the memory read-only. Waits are in seconds: `connect_timeout`
 /// bounds connecting, `call_timeout` calls the daemon answers at once, `wait_timeout` those that wait for room, loads and
 /// durable commits; `spin` is how long to look for an answer before sleeping. `threads` carry out the calls that were
-/// started with acquire_start and commit_start.
+/// started with acquire_start and commit_start, and as many those of load_start.
 #[pyclass(frozen, module = "kvtier")]
 pub(crate) struct LocalClient {
     worker: Mutex<Option<Arc<Worker>>>,
@@ -146,6 +167,44 @@ impl LocalClient {
         Reservation::new(py, &worker, reserved)
     }
 
+    /// The same without waiting: a Pending[Reservation]. Reservations are made in the order they were started. Their pages
+    /// are mapped on the way, so that whoever writes them does not wait for that. Asked a second time when the
+    /// connection turns out to be broken, which is harmless: nothing was written yet.
+    #[pyo3(signature = (space, keys, lengths, *, parent=None, part=0, durability="volatile"))]
+    fn reserve_start(
+        &self,
+        space: Space,
+        keys: Vec<PyBackedBytes>,
+        lengths: Lengths,
+        parent: Option<PyBackedBytes>,
+        part: u32,
+        durability: &str,
+    ) -> PyResult<Pending> {
+        let worker = self.worker()?;
+        let durability = self::durability(durability)?;
+        let lane = worker.room()?;
+        let keys = Packed::new(&keys);
+        let parent = parent.map(|parent| parent.to_vec());
+        let work = move || {
+            let lengths = match &lengths {
+                Lengths::All(length) => kvtier_client::local::Lengths::All(*length),
+                Lengths::Each(lengths) => kvtier_client::local::Lengths::Each(lengths),
+            };
+            let keys = keys.keys();
+            let parent = parent.as_deref();
+            let wanted = ReserveChain { space: space.0, keys: &keys, parent, part, lengths, durability };
+            let client = worker.client.peek();
+            let mut reserved = match client.reserve(&wanted) {
+                Err(ClientError::Unavailable { .. } | ClientError::Indeterminate { .. }) => client.reserve(&wanted)?,
+                answer => answer?,
+            };
+            map_pages(&mut reserved);
+            Ok(Box::new(move |py: Python<'_>| Ok(Py::new(py, Reservation::new(py, &worker, reserved)?)?.into_any()))
+                as _)
+        };
+        lane.ask(work).map_err(raise)
+    }
+
     /// Leases the longest resident prefix of a chain for `lease` seconds. With min_tier="host" every block of the answer
     /// is in host memory, brought up and waited for; with "nvme" nothing is moved. `request` is the engine's name of the
     /// request it is for: the daemon then remembers the answer for `kvtier why`.
@@ -188,6 +247,43 @@ impl LocalClient {
             Ok(Box::new(move |py: Python<'_>| Ok(Py::new(py, acquired)?.into_any())) as _)
         };
         lane.ask(work).map_err(raise)
+    }
+
+    /// Brings a chain's blocks into host memory and copies pieces of them into pieces of buffers, all on a thread without
+    /// the GIL: a Pending[Loaded], which is never an exception. `segments` are as in Acquired.read_all, with positions in
+    /// `keys`. `run_blocks` are leased at a time, `lease` seconds each; after `timeout` seconds no further run is begun.
+    /// The buffers are written until the answer is there, even if it is dropped.
+    #[pyo3(signature = (space, keys, buffers, segments, *, verify=true, lease=10.0, timeout=60.0, run_blocks=64))]
+    #[expect(clippy::too_many_arguments, reason = "they are Python's keyword arguments")]
+    fn load_start(
+        &self,
+        space: Space,
+        keys: Vec<PyBackedBytes>,
+        buffers: Vec<Bound<'_, PyAny>>,
+        segments: Segments,
+        verify: bool,
+        lease: f64,
+        timeout: f64,
+        run_blocks: usize,
+    ) -> PyResult<Pending> {
+        let worker = self.worker()?;
+        if keys.is_empty() || run_blocks == 0 {
+            return Err(invalid("keys and run_blocks", "empty or 0", "give at least one"));
+        }
+        let lane = worker.loads()?;
+        let plan = Plan::new(segments, borrow_all(&buffers, Way::IntoBuffers)?, keys.len())?;
+        let (lease, longest) = (seconds("lease", lease)?, seconds("timeout", timeout)?);
+        let load = Load { space: space.0, keys: Packed::new(&keys), plan, verify, lease, longest, run_blocks };
+        let client = worker.client.get()?.clone();
+        let work = move || {
+            let loaded = load.run(&client);
+            Ok(Box::new(move |py: Python<'_>| {
+                // The buffers go where the GIL is held already.
+                drop(load);
+                Ok(Py::new(py, loaded)?.into_any())
+            }) as _)
+        };
+        lane.change(work).map_err(raise)
     }
 
     /// Adds what became of a request to what the daemon remembers of it: verdict "loaded", "declined" or "failed" for so
@@ -233,5 +329,15 @@ impl LocalClient {
 
     fn __repr__(&self) -> &'static str {
         "<kvtier.LocalClient>"
+    }
+}
+
+/// Touches every page of what may be written. A page's first write is a fault of 4 us, where the kernel has no huge pages
+/// for the arena: a fifth of the speed of the copy that would otherwise meet it.
+fn map_pages(reserved: &mut [Slot]) {
+    for slot in reserved {
+        if let Slot::Write(reservation) = slot {
+            reservation.iter_mut().step_by(PAGE_BYTES).for_each(|byte| *byte = 0);
+        }
     }
 }

@@ -134,7 +134,8 @@ impl Pending {
     }
 }
 
+/// The clock of callers' timeouts, and of how long loads take.
 #[expect(clippy::disallowed_methods, reason = "a caller's timeout is measured on the real clock")]
-fn now() -> Instant {
+pub(crate) fn now() -> Instant {
     Instant::now()
 }

@@ -99,7 +99,7 @@ impl Client {
             tls: TlsOptions { ca_pem: tls_ca, identity_pem: tls_identity, server_name: tls_server_name },
         };
         let at: Endpoint = endpoint.parse().map_err(raise)?;
-        let runtime = Runtime::new()?;
+        let runtime = Runtime::new(py)?;
         let connecting = async {
             match lazy {
                 true => Native::connect_lazily(&at, options),
@@ -309,10 +309,10 @@ impl Client {
     }
 
     /// Ends the connections; leases end at their deadlines.
-    fn close(&self) -> PyResult<()> {
+    fn close(&self, py: Python<'_>) -> PyResult<()> {
         process::check(self.process)?;
         let connection = self.connection.lock().expect("nobody panics while closing").take();
-        drop(connection);
+        py.detach(|| drop(connection));
         Ok(())
     }
 
@@ -321,8 +321,8 @@ impl Client {
     }
 
     #[pyo3(signature = (*_exception))]
-    fn __exit__(&self, _exception: &Bound<'_, PyTuple>) -> PyResult<()> {
-        self.close()
+    fn __exit__(&self, py: Python<'_>, _exception: &Bound<'_, PyTuple>) -> PyResult<()> {
+        self.close(py)
     }
 
     fn __repr__(&self) -> String {

@@ -32,8 +32,11 @@ impl Drop for Shutdown {
 }
 
 impl Runtime {
-    pub(crate) fn new() -> PyResult<Self> {
-        let built = Builder::new_multi_thread().worker_threads(THREADS).thread_name("kvtier-grpc").enable_all().build();
+    /// Starts its threads, without the GIL: that takes milliseconds on a busy machine.
+    pub(crate) fn new(py: Python<'_>) -> PyResult<Self> {
+        let mut builder = Builder::new_multi_thread();
+        builder.worker_threads(THREADS).thread_name("kvtier-grpc").enable_all();
+        let built = py.detach(|| builder.build());
         let tokio =
             built.map_err(|error| invalid("threads", error.to_string(), "let this process have more threads"))?;
         Ok(Self(Owned::new(Shutdown(Some(tokio)))))

@@ -99,6 +99,12 @@ class Daemon:
         self.process.wait(PATIENCE)
         self.reader.join(PATIENCE)
 
+    def stop(self) -> None:
+        """An orderly end: what is only in host memory is written out as far as there is time."""
+        self.process.terminate()
+        self.process.wait(PATIENCE)
+        self.reader.join(PATIENCE)
+
     def pause(self) -> None:
         """Stops it; every thread has stopped when this returns, which the signal alone does not promise."""
         self.process.send_signal(signal.SIGSTOP)

@@ -6,6 +6,7 @@ from types import GenericAlias, TracebackType
 from typing import Any, Generic, Literal, Protocol, Self, TypeAlias, TypeVar, final, type_check_only
 from typing_extensions import Buffer, CapsuleType
 
+from kvtier.errors import Error
 from kvtier.identity import SpaceDescription
 from kvtier.status import Status
 
@@ -114,6 +115,16 @@ class LocalClient:
         part: int = 0,
         durability: _Durability = "volatile",
     ) -> Reservation: ...
+    def reserve_start(
+        self,
+        space: bytes,
+        keys: Sequence[bytes],
+        lengths: int | Sequence[int],
+        *,
+        parent: bytes | None = None,
+        part: int = 0,
+        durability: _Durability = "volatile",
+    ) -> Pending[Reservation]: ...
     def acquire(
         self,
         space: bytes,
@@ -132,6 +143,18 @@ class LocalClient:
         lease: float = 10.0,
         request: str | None = None,
     ) -> Pending[Acquired]: ...
+    def load_start(
+        self,
+        space: bytes,
+        keys: Sequence[bytes],
+        buffers: Sequence[_Buffer],
+        segments: _Buffer,
+        *,
+        verify: bool = True,
+        lease: float = 10.0,
+        timeout: float = 60.0,
+        run_blocks: int = 64,
+    ) -> Pending[Loaded]: ...
     def report(
         self, space: bytes, request: str, verdict: _Verdict, *, blocks: int = 0, detail: str = ""
     ) -> None: ...
@@ -141,6 +164,19 @@ class LocalClient:
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None, /
     ) -> None: ...
+
+@final
+class Loaded:
+    @property
+    def blocks(self) -> int: ...
+    @property
+    def nbytes(self) -> int: ...
+    @property
+    def seconds(self) -> float: ...
+    @property
+    def why(self) -> str | None: ...
+    @property
+    def error(self) -> Error | None: ...
 
 @final
 class Acquired(Sequence[Block]):

@@ -7,20 +7,21 @@ use std::ffi::CStr;
 use std::ptr::{self, NonNull};
 
 use bytes::Bytes;
+use kvtier_client::ClientError;
 use pyo3::buffer::PyUntypedBuffer;
 use pyo3::exceptions::PyBufferError;
 use pyo3::prelude::*;
 
 use super::lent::Lent;
-use crate::error::invalid;
+use crate::error::{invalid, raise, unfit};
 
 /// Numbers of one segment.
 const COLUMNS: usize = 5;
 
 /// A buffer of the caller, kept where it is until this is dropped.
 pub(crate) struct Foreign {
-    start: NonNull<u8>,
-    length: usize,
+    pub(super) start: NonNull<u8>,
+    pub(super) length: usize,
     _buffer: PyUntypedBuffer,
 }
 
@@ -40,16 +41,16 @@ impl Foreign {
 
 /// One copy: `length` bytes between a block at `block_at` and a buffer at `buffer_at`.
 #[derive(Debug, Clone, Copy)]
-struct Segment {
-    block: usize,
-    block_at: usize,
-    buffer: usize,
-    buffer_at: usize,
-    length: usize,
+pub(super) struct Segment {
+    pub(super) block: usize,
+    pub(super) block_at: usize,
+    pub(super) buffer: usize,
+    pub(super) buffer_at: usize,
+    pub(super) length: usize,
 }
 
 /// Which bytes go where.
-pub(crate) struct Segments(Vec<Segment>);
+pub(crate) struct Segments(pub(super) Vec<Segment>);
 
 /// Which way bytes go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -138,7 +139,7 @@ impl Segments {
     }
 
     /// Checks every segment against `lengths` of blocks and buffers; the bytes of all.
-    fn check(&self, blocks: &[Option<Lent>], buffers: &[Foreign]) -> PyResult<usize> {
+    fn check(&self, blocks: &[Option<Lent>], buffers: &[Foreign]) -> Result<usize, ClientError> {
         let mut bytes: usize = 0;
         for (row, segment) in self.0.iter().enumerate() {
             let block = blocks.get(segment.block).and_then(Option::as_ref).map(Lent::length);
@@ -151,12 +152,20 @@ impl Segments {
     }
 }
 
-fn check_range(row: usize, what: &str, index: usize, at: usize, length: usize, size: Option<usize>) -> PyResult<()> {
+/// Whether a segment's range lies in a block or buffer of `size` bytes; `None`: there is no such one.
+pub(super) fn check_range(
+    row: usize,
+    what: &str,
+    index: usize,
+    at: usize,
+    length: usize,
+    size: Option<usize>,
+) -> Result<(), ClientError> {
     match size {
-        None => Err(invalid("segments", format!("{what} {index} in row {row}"), "name one that was given")),
+        None => Err(unfit("segments", format!("{what} {index} in row {row}"), "name one that was given")),
         Some(size) if at.checked_add(length).is_none_or(|end| end > size) => {
             let value = format!("bytes {at} and {length} more of {what} {index} in row {row}");
-            Err(invalid("segments", value, &format!("stay within its {size} bytes")))
+            Err(unfit("segments", value, &format!("stay within its {size} bytes")))
         }
         Some(_) => Ok(()),
     }
@@ -170,7 +179,7 @@ pub(crate) fn move_segments(
     blocks: &[Option<Lent>],
     buffers: &[Foreign],
 ) -> PyResult<usize> {
-    let bytes = segments.check(blocks, buffers)?;
+    let bytes = segments.check(blocks, buffers).map_err(raise)?;
     py.detach(|| {
         for segment in &segments.0 {
             let Some(block) = &blocks[segment.block] else { continue };
@@ -225,7 +234,7 @@ fn check_sum(what: &str, length: usize, buffers: &[Foreign]) -> PyResult<()> {
 }
 
 /// `length` bytes; both ranges were checked. They may overlap, for a caller may give a view of the arena.
-fn copy(from: NonNull<u8>, from_at: usize, into: NonNull<u8>, into_at: usize, length: usize) {
+pub(super) fn copy(from: NonNull<u8>, from_at: usize, into: NonNull<u8>, into_at: usize, length: usize) {
     // SAFETY: the offset lies within the range, which is one allocation.
     let from = unsafe { from.add(from_at) };
     // SAFETY: as above.

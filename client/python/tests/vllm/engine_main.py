@@ -4,7 +4,10 @@ answers go as JSON lines to the file descriptor named in KVTIER_ANSWERS; what vL
     {"do": "generate", "prompts": [[token, …], …], "tokens": 16, "salt": null}   -> {"tokens": [[…], …], "cached": […]}
     {"do": "blocks"}        -> {"blocks": {key: "sha256 of its bytes", …}}: what is in the engine's own prefix cache
     {"do": "counts"}        -> counters of the connector's two halves
-    {"do": "hooks"}         -> microseconds of a scheduler step that were the connector's: median, p99, longest
+    {"do": "drain"}         -> when everything stored is committed
+    {"do": "connect"}       -> when a daemon that was restarted is connected
+    {"do": "hooks"}         -> microseconds of a scheduler step that were the connector's since the last time, in all and
+                               by hook: median, p99, longest
 
 The engine runs in this process (VLLM_ENABLE_V1_MULTIPROCESSING=0): it starts twice as fast.
 """
@@ -111,6 +114,28 @@ def counts(llm: Any) -> dict[str, Any]:
     )
 
 
+def drain() -> dict[str, Any]:
+    """Waits until all that was stored is committed."""
+    from vllm.distributed.kv_transfer import get_kv_transfer_group
+
+    get_kv_transfer_group()._worker._collect(wait=60.0)
+    return {"done": True}
+
+
+def connect(llm: Any) -> dict[str, Any]:
+    """Has both halves notice a daemon that was restarted while nobody asked it anything, and waits for them."""
+    from kvtier.vllm.link import ping
+    from vllm.distributed.kv_transfer import get_kv_transfer_group
+
+    for half in (core_of(llm).scheduler.connector, get_kv_transfer_group()):
+        deadline = time.monotonic() + 60
+        while (client := half._link.client()) is None:
+            assert time.monotonic() < deadline, "the daemon is not back"
+            time.sleep(0.01)
+        ping(client)
+    return {"done": True}
+
+
 #: What vLLM's scheduler calls of the connector.
 HOOKS = (
     "on_new_request",
@@ -124,34 +149,89 @@ HOOKS = (
 
 
 def time_hooks(llm: Any) -> None:
-    """Adds up, step by step, the time the scheduler spends in the connector."""
+    """Adds up, step by step and hook by hook, the time the scheduler spends in the connector: on the clock, and of this
+    thread's processor time, which leaves out what it waited for."""
     scheduler = core_of(llm).scheduler
-    scheduler.hook_times = [0.0]
+    scheduler.hook_times = [{}]
 
     def timed(name: str) -> Any:
         hook = getattr(scheduler.connector, name)
 
         def called(*given: Any, **named: Any) -> Any:
-            began = time.perf_counter()
+            ran, began = time.thread_time(), time.perf_counter()
             try:
                 return hook(*given, **named)
             finally:
-                scheduler.hook_times[-1] += time.perf_counter() - began
+                spent, ran = time.perf_counter() - began, time.thread_time() - ran
+                step = scheduler.hook_times[-1]
+                before = step.get(name, (0.0, 0.0))
+                step[name] = before[0] + spent, before[1] + ran
                 if name == "build_connector_meta":
-                    scheduler.hook_times.append(0.0)
+                    scheduler.hook_times.append({})
 
         return called
 
     if scheduler.connector is not None:
         for name in HOOKS:
             setattr(scheduler.connector, name, timed(name))
+        time_stores(scheduler)
 
 
-def hooks(llm: Any) -> dict[str, float]:
-    times = sorted(core_of(llm).scheduler.hook_times)
+def time_stores(scheduler: Any) -> None:
+    """What steps that store spend in asking for room and in copying: (seconds, bytes)."""
+    from vllm.distributed.kv_transfer import get_kv_transfer_group, has_kv_transfer_group
+
+    scheduler.store_times = []
+    # Workers of several ranks are in processes of their own.
+    worker = get_kv_transfer_group()._worker if has_kv_transfer_group() else None
+    if worker is None:
+        return
+    reserve, fill = worker.reserve, worker.fill
+    spent = [0.0]
+
+    def timed_reserve(step: Any) -> None:
+        began = time.perf_counter()
+        reserve(step)
+        spent[0] = time.perf_counter() - began
+
+    def timed_fill() -> None:
+        stores, before = bool(worker._storing), worker.counts["stored_bytes"]
+        began = time.perf_counter()
+        fill()
+        if stores:
+            seconds = spent[0] + time.perf_counter() - began
+            scheduler.store_times.append((seconds, worker.counts["stored_bytes"] - before))
+
+    worker.reserve, worker.fill = timed_reserve, timed_fill
+
+
+def hooks(llm: Any) -> dict[str, Any]:
+    scheduler = core_of(llm).scheduler
+    # Steps in which the scheduler did something for a request, or had it done; requests arrive between steps.
+    arrivals = [step.pop("on_new_request") for step in scheduler.hook_times if "on_new_request" in step]
+    steps = [step for step in scheduler.hook_times if set(step) - {"build_connector_meta", "get_kv_connector_stats"}]
+    answer: dict[str, Any] = {"steps": len(steps), "idle": len(scheduler.hook_times) - len(steps)}
+    if steps:
+        answer |= shares([sum(wall for wall, _ in step.values()) for step in steps])
+        answer["processor"] = shares([sum(ran for _, ran in step.values()) for step in steps])
+        for name in HOOKS:
+            if own := [step[name][0] for step in steps if name in step]:
+                answer[name] = shares(own)
+        scheduler.hook_times = [{}]
+    if arrivals:
+        answer["on_new_request"] = shares([wall for wall, _ in arrivals])
+    if scheduler.store_times:
+        answer["stores"] = shares([seconds for seconds, _ in scheduler.store_times])
+        answer["stored_bytes"] = sum(size for _, size in scheduler.store_times)
+        scheduler.store_times.clear()
+    return answer
+
+
+def shares(times: list[float]) -> dict[str, float]:
+    """Median, 99th percentile and longest, in microseconds."""
+    times = sorted(times)
     at = {"median": 0.5, "p99": 0.99, "longest": 1.0}
-    answer = {name: times[int(share * (len(times) - 1))] * 1e6 for name, share in at.items()}
-    return answer | {"steps": len(times)}
+    return {name: round(times[int(share * (len(times) - 1))] * 1e6, 1) for name, share in at.items()}
 
 
 def count_preemptions(llm: Any) -> None:
@@ -188,6 +268,10 @@ def main() -> None:
                 say(counts(llm))
             case "hooks":
                 say(hooks(llm))
+            case "drain":
+                say(drain())
+            case "connect":
+                say(connect(llm))
             case "forget":
                 # Drops the engine's own prefix cache, and nothing else.
                 say({"done": llm.reset_prefix_cache()})

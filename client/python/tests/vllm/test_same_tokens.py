@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 from typing import Any
 
 import kvtier
 from engines import Engine, Words
-from sameness import compare, longest_hits
+from sameness import compare, longest_hits, stored_digests
 
 UNIT = 32
 Start = Callable[..., Any]
@@ -24,19 +23,6 @@ def mixed(words: Words) -> list[list[int]]:
     system = words.take(150)
     lengths = (20, 31, 32, 33, 64, 65, 200, 511, 700)
     return [words.take(length) for length in lengths] + [system + words.take(length) for length in (20, 60, 90)]
-
-
-def stored_digests(daemon: Any, keys: list[str]) -> dict[str, str]:
-    """The bytes kvtier holds under these keys, block by block."""
-    with kvtier.Client(daemon.unix) as client:
-        (space,) = [one.space for one in client.spaces()]
-    held: dict[str, str] = {}
-    with kvtier.LocalClient(daemon.local, tenant="default", role="reader") as local:
-        for key in keys:
-            with local.acquire(space, [bytes.fromhex(key)]) as found:
-                if len(found):
-                    held[key] = hashlib.sha256(memoryview(found[0])).hexdigest()
-    return held
 
 
 def test_cold_warm_and_after_kill_9_of_daemon_and_engine(start: Start, engine: StartEngine) -> None:

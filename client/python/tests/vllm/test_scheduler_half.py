@@ -9,6 +9,7 @@ from typing import Any
 import kvtier
 from kvtier.vllm.scheduler_half import SchedulerHalf
 from kvtier.vllm.settings import Settings
+from kvtier.vllm.step import LoadEnd, StepReport
 
 UNIT = 16
 SPACE = b"s" * 32
@@ -20,6 +21,7 @@ class Found(list[int]):
     def __init__(self, blocks: int) -> None:
         super().__init__(range(blocks))
         self.miss = None
+        self.in_host = blocks
         self.released = False
 
     def release(self) -> None:
@@ -215,6 +217,105 @@ def test_a_failed_hit_is_never_offered_again_and_stored_anew() -> None:
     world.half.allocated(bad, [[7, 8, 9, 10]], 0)
     (store,) = world.step({"r": [7, 8, 9, 10]}, r=4 * UNIT).stores
     assert len(store.keys) == 4
+
+
+def test_of_a_load_that_was_cut_the_first_units_count_and_the_rest_is_stored_again() -> None:
+    world = World(resident=3)
+    cut = request(4 * UNIT)
+    world.half.matched(cut, 0)
+    world.half.allocated(cut, [[7, 8, 9, 10]], 3 * UNIT)
+    world.step()
+    # Another rank found the first unit only, and said so a step earlier.
+    world.half.loaded([], [], {8, 9})
+    world.half.loaded(["r"], [], {9})
+    assert (world.half.counts["loads_cut"], world.half.counts["load_tokens_lost"]) == (1, 2 * UNIT)
+    assert world.daemon.found[0].released
+    cut.num_computed_tokens = UNIT
+    (store,) = world.step({"r": [7, 8, 9, 10]}, r=3 * UNIT).stores
+    assert (store.keys, store.parent) == ([bytes([index]) * 32 for index in (1, 2, 3)], bytes([0]) * 32)
+
+
+def slow_loads(world: World) -> None:
+    """An engine that computes 1,000 tokens a second, and loads of 10 s."""
+    for _ in range(4):
+        world.half.learn(StepReport(tokens=100, pairs=0.0, seconds=0.1))
+        world.half.gate.learn_load(3, 0, 10.0)
+
+
+def test_a_hit_that_is_not_worth_loading_is_declined_once_and_not_stored_again() -> None:
+    world = World(resident=3)
+    slow_loads(world)
+    world.half.gate._probe_at = world.now + 60
+    dear = request(4 * UNIT)
+    assert world.half.matched(dear, 0) == (0, False)
+    assert world.half.matched(dear, 0) == (0, False), "asked about again because there was no room"
+    assert world.daemon.asked == [3] and world.daemon.found[0].released
+    assert (world.half.counts["gate_declined"], world.half.counts["gate_declined_tokens"]) == (1, 3 * UNIT)
+    world.half.allocated(dear, [[7, 8, 9, 10]], 0)
+    (store,) = world.step({"r": [7, 8, 9, 10]}, r=4 * UNIT).stores
+    assert len(store.keys) == 1, "three are in kvtier already"
+
+
+def test_a_late_answer_that_cannot_pay_is_not_waited_for_but_tells_what_is_stored() -> None:
+    world = World(resident=3)
+    slow_loads(world)
+    world.daemon.late = True
+    hasty = request(4 * UNIT)
+    world.half.on_new(hasty)
+    assert world.half.matched(hasty, 0) == (None, False)
+    world.now += 0.01
+    assert world.half.matched(hasty, 0) == (0, False)
+    assert world.link.errors == [], "the daemon is slow, not away"
+    world.daemon.pending[0].answer = world.daemon.found[0]
+    world.half.allocated(hasty, [[7, 8, 9, 10]], 0)
+    (store,) = world.step({"r": [7, 8, 9, 10]}, r=4 * UNIT).stores
+    assert (len(store.keys), world.half.counts["lookups_late"]) == (1, 1)
+    assert world.daemon.found[0].released and world.half._asking == 0
+
+
+def test_a_probe_loads_one_unit_and_what_it_took_is_learned() -> None:
+    world = World(resident=3)
+    slow_loads(world)
+    dear = request(4 * UNIT)
+    assert world.half.matched(dear, 0) == (UNIT, True)
+    assert world.half.matched(dear, 0) == (UNIT, True), "no room: the same offer again"
+    assert (world.half.counts["gate_probes"], world.half.counts["gate_declined_tokens"]) == (1, 2 * UNIT)
+    world.half.allocated(dear, [[7, 8, 9, 10]], UNIT)
+    before = world.half.gate.load_seconds(1, 0)
+    world.half.learn(StepReport(loads={"r": LoadEnd(units=1, seconds=0.001)}))
+    world.half.loaded(["r"], [])
+    assert world.half.gate.load_seconds(1, 0) < before
+
+
+def test_a_load_that_takes_long_for_nothing_makes_loads_dearer_and_one_that_fails_at_once_does_not() -> None:
+    world = World(resident=3)
+    slow_loads(world)
+    world.half.gate._probe_at = -1.0
+    for seconds, dearer in ((0.0, False), (500.0, True)):
+        name = f"r{seconds}"
+        failing = request(4 * UNIT, name)
+        world.half.matched(failing, 0)
+        world.half.allocated(failing, [[7, 8, 9, 10]], UNIT)
+        before = world.half.gate.load_seconds(1, 0)
+        world.half.learn(StepReport(loads={name: LoadEnd(units=0, seconds=seconds)}))
+        assert (world.half.gate.load_seconds(1, 0) > before) is dearer
+        world.half.loaded([name], [name])
+        world.half.gate._probe_at = -1.0
+
+
+def test_a_step_says_how_much_it_computes() -> None:
+    world = World()
+    long, decodes = request(40 * UNIT, "long"), request(4 * UNIT, "decodes")
+    world.half.on_new(long), world.half.on_new(decodes)
+    long.num_computed_tokens = 100
+    step = world.step(long=50, decodes=1)
+    assert (step.tokens, step.pairs) == (51, 50 * 125)
+
+
+def test_of_two_ranks_the_slower_counts() -> None:
+    one = StepReport(51, 6250.0, 0.5, {"a": LoadEnd(3, 0.1), "b": LoadEnd(1, 0.3)})
+    two = StepReport(51, 6250.0, 0.7, {"a": LoadEnd(2, 0.2)})
+    assert one.merge(two) == StepReport(51, 6250.0, 0.7, {"a": LoadEnd(2, 0.2), "b": LoadEnd(1, 0.3)})
 
 
 def test_blocks_are_stored_once_in_the_step_that_fills_them() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future
 from typing import Any
 
 import kvtier
@@ -53,6 +52,19 @@ def measured(held: dict[str, torch.Tensor]) -> Pages:
     return measure(held, plans, BLOCKS, 16, "LBHNC")
 
 
+class Never:
+    """An answer that does not come."""
+
+    def ready(self) -> bool:
+        return False
+
+    def poll(self) -> None:
+        return None
+
+    def wait(self, timeout: float) -> None:
+        raise kvtier.TimedOut("not yet")
+
+
 class World:
     """Engines of two ranks on one daemon. Rank by rank they must be given the same steps."""
 
@@ -82,9 +94,9 @@ class World:
         ended = []
         for half in self.halves:
             half.start_loads(Step(loads=[Load("r", self.space, keys, units)], parts=self.parts))
-            half._loaders.submit(lambda: None).result(PATIENCE)
-            request, complete = half._loaded.get(timeout=PATIENCE)
-            ended.append(({request}, set() if complete else {request}))
+            for one in half._loading:
+                one.pending.wait(PATIENCE)
+            ended.append(half.take_loaded())
         return ended
 
     def close(self) -> None:
@@ -134,11 +146,37 @@ def test_a_block_is_found_only_when_every_rank_has_stored_its_parts(world: World
         assert len(found) == len(KEYS)
 
 
-def test_a_load_that_misses_a_block_is_failed_and_none_is_reported_twice(world: World) -> None:
+def test_of_several_groups_a_load_that_misses_a_block_fails_and_none_is_reported_twice(world: World) -> None:
     world.store()
     assert world.load([*KEYS[:2], b"never stored"]) == [({"r"}, {"r"})] * 2
+    assert [half.take_report().loads["r"].units for half in world.halves] == [0] * 2  # type: ignore[union-attr]
     assert [half.take_loaded() for half in world.halves] == [(set(), set())] * 2
     assert all(link.errors == [] for link in world.links), "a miss says nothing about the daemon"
+
+
+def test_of_one_group_a_load_that_misses_a_block_keeps_those_before_it(shared_daemon: Any) -> None:
+    with kvtier.Client(shared_daemon.unix) as client:
+        cache = {"a": torch.arange(BLOCKS * 1024, dtype=torch.float32).reshape(BLOCKS, 1, 16, 64)}
+        pages = measure(cache, [GroupPlan("FullAttentionSpec", 16, ("a",))], BLOCKS, 16, "LBHNC")
+        described = kvtier.SpaceDescription(
+            tenant="t", model="one group", tokens_per_block=16, part_bytes=pages.shape.part_bytes
+        )
+        space = client.open_space("one group", described)
+    link = Link(kvtier.LocalClient(shared_daemon.local, tenant="t"))
+    half = WorkerHalf(Settings.read({"data_directory": "/d", "reserve_wait_ms": 1000}), link, pages, (0, 0))  # type: ignore[arg-type]
+    half.reserve(Step(stores=[Store("r", space, KEYS, None, [[[3], [7], [1]]])]))
+    half.fill()
+    half._collect(wait=PATIENCE)
+    half.start_loads(Step(loads=[Load("r", space, [*KEYS[:2], b"never stored", b"nor this"], [[[4], [6], [8], [9]]])]))
+    half._loading[0].pending.wait(PATIENCE)
+    assert half.take_loaded() == ({"r"}, set())
+    assert half.take_invalid() == {8, 9}
+    report = half.take_report()
+    assert report is not None and report.loads["r"].units == 2
+    assert torch.equal(cache["a"][4], cache["a"][3]) and torch.equal(cache["a"][6], cache["a"][7])
+    assert half.take_invalid() == set() and half.take_report() is None
+    assert half.counts["loads_incomplete"] == 1
+    half.close()
 
 
 def test_long_loads_go_in_runs(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -173,10 +211,9 @@ def test_after_a_store_that_failed_nothing_of_that_request_is_stored(world: Worl
 
 def test_room_that_comes_too_late_is_not_waited_for(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     half = world.halves[0]
-    never: Future[Any] = Future()
-    monkeypatch.setattr(half._reserver, "submit", lambda *given: never)
     monkeypatch.setattr(half, "_settings", Settings.read({"data_directory": "/d", "reserve_wait_ms": 0}))
     half.reserve(Step(stores=[Store("r", world.space, KEYS, None, UNITS)], parts=world.parts))
+    half._storing[0].room = [Never() for _ in half._storing[0].room]  # type: ignore[misc]
     half.fill()
     assert half.counts["stores_late"] == 1
     assert half._committing == []

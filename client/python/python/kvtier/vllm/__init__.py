@@ -6,8 +6,9 @@ vLLM loads the connector by name; nothing here needs vLLM until it does:
         "kv_role": "kv_both", "kv_load_failure_policy": "recompute",
         "kv_connector_extra_config": {"data_directory": "/var/lib/kvtier"}}'
 
-Reading order: connector (vLLM's hooks), scheduler_half (which tokens are hits, what is stored), worker_half (bytes),
-space (when two engines may share blocks), link (what happens when the daemon is away), settings.
+Reading order: connector (vLLM's hooks), scheduler_half (which tokens are hits, what is stored), cost (which hits are
+worth loading), worker_half (bytes), space (when two engines may share blocks), link (what happens when the daemon is
+away), settings.
 """
 
 from __future__ import annotations

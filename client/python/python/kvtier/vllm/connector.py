@@ -20,6 +20,7 @@ from vllm.distributed.kv_transfer.kv_connector.v1.base import (
     KVConnectorMetadata,
     KVConnectorRole,
     KVConnectorTransferResults,
+    KVConnectorWorkerMetadata,
     SupportsHMA,
 )
 from vllm.logger import init_logger
@@ -32,7 +33,7 @@ from kvtier.vllm.settings import Settings
 from kvtier.vllm.space import describe_space, part_places
 from kvtier.vllm.spaces import Spaces, attach
 from kvtier.vllm.stats import KvtierStats
-from kvtier.vllm.step import Step
+from kvtier.vllm.step import Step, StepReport
 from kvtier.vllm.worker_half import WorkerHalf
 
 if TYPE_CHECKING:
@@ -63,6 +64,16 @@ class ShapeMetadata(KVConnectorHandshakeMetadata):
 
     def __init__(self, shape: WorkerShape) -> None:
         self.shape = shape
+
+
+class ReportMetadata(KVConnectorWorkerMetadata):
+    """What became of a step and of loads."""
+
+    def __init__(self, report: StepReport) -> None:
+        self.report = report
+
+    def aggregate(self, other: KVConnectorWorkerMetadata) -> KVConnectorWorkerMetadata:
+        return ReportMetadata(self.report.merge(other.report)) if isinstance(other, ReportMetadata) else self
 
 
 class KvtierConnector(KVConnectorBase_V1, SupportsHMA):
@@ -153,8 +164,17 @@ class KvtierConnector(KVConnectorBase_V1, SupportsHMA):
         if self._worker is None:
             return KVConnectorTransferResults()
         self._worker.forget(finished_req_ids)
-        ended, failed = self._worker.take_loaded()
+        metadata = self._connector_metadata
+        idle = isinstance(metadata, StepMetadata) and metadata.step.tokens == 0
+        ended, failed = self._worker.take_loaded(idle)
         return KVConnectorTransferResults(finished_recving=ended, failed_recving=failed)
+
+    def get_block_ids_with_load_errors(self) -> set[int]:
+        return self._worker.take_invalid() if self._worker is not None else set()
+
+    def build_connector_worker_meta(self) -> KVConnectorWorkerMetadata | None:
+        report = self._worker.take_report() if self._worker is not None else None
+        return ReportMetadata(report) if report is not None else None
 
     # Scheduler
 
@@ -194,6 +214,7 @@ class KvtierConnector(KVConnectorBase_V1, SupportsHMA):
             hash_tokens=hashed,
             blocks_per_unit=[group.blocks_per_unit for group in next(iter(workers.values())).groups],
             group_ids=self._kv_cache_config.prefix_cacheable_group_ids,
+            chunk_tokens=self._vllm_config.scheduler_config.max_num_batched_tokens,
             loads=self._kv_transfer_config.is_kv_consumer,
             stores=self._kv_transfer_config.is_kv_producer,
         )
@@ -218,9 +239,16 @@ class KvtierConnector(KVConnectorBase_V1, SupportsHMA):
         return StepMetadata(self._scheduler.step(scheduler_output.num_scheduled_tokens, state.get_block_ids))
 
     def update_connector_output(self, connector_output: KVConnectorOutput) -> None:
-        if self._scheduler is not None:
+        if self._scheduler is None:
+            return
+        metadata = connector_output.kv_connector_worker_meta
+        if isinstance(metadata, ReportMetadata):
+            self._scheduler.learn(metadata.report)
+        if connector_output.finished_recving or connector_output.invalid_block_ids:
             self._scheduler.loaded(
-                list(connector_output.finished_recving or ()), list(connector_output.failed_recving or ())
+                list(connector_output.finished_recving or ()),
+                list(connector_output.failed_recving or ()),
+                connector_output.invalid_block_ids,
             )
 
     def request_finished(self, request: Request, block_ids: list[int]) -> tuple[bool, dict[str, Any] | None]:

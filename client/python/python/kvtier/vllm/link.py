@@ -3,7 +3,7 @@
     connecting ──ok──► up ──lost(error)──► connecting (again at once, then after growing pauses)
         │ failed: pause ──┘                        closed (for good, also by an error that is not kvtier's)
 
-A thread of its own connects; everybody else only asks `client()`, which never blocks and answers None while the daemon
+A thread of its own connects, and writes the log lines, which may block; everybody else only asks `client()`, which never blocks and answers None while the daemon
 is away. Whoever meets an error that means "the daemon is not itself" says so with lost(), and nobody uses the client
 until it has answered a question again. The client itself is kept, because it alone can tell the daemon that slots of a
 connection it has lost will not be written any more.
@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from typing import Protocol, TypeVar
 
@@ -25,6 +26,9 @@ T = TypeVar("T")
 RETRY_FIRST = 0.1
 #: How long an attempt may take.
 CONNECT_TIMEOUT = 1.0
+
+#: Log lines that wait to be written.
+LINES_MAX = 100
 
 #: Errors after which a new connection is made. NotFound: the daemon has forgotten the space, which connecting opens.
 LOST = (
@@ -71,7 +75,9 @@ class Link:
     def __init__(self, connect: Connect, *, name: str, retry_max: float, say: Callable[[str], None]) -> None:
         self._connect = connect
         self._retry_max = retry_max
-        self.say = say
+        self._say = say
+        #: Lines to be logged; of more, the oldest are dropped.
+        self._lines: deque[str] = deque(maxlen=LINES_MAX)
         self._changed = threading.Condition()
         self._client: kvtier.LocalClient | None = None
         self._kept: kvtier.LocalClient | None = None
@@ -102,8 +108,13 @@ class Link:
             self._client = None
             self.losses += 1
             self.reason = str(error)
-            self._changed.notify_all()
         self.say(f"kvtier: the daemon is away, prompts are computed until it is back: {error}")
+
+    def say(self, line: str) -> None:
+        """Has a line logged. Never blocks."""
+        with self._changed:
+            self._lines.append(line)
+            self._changed.notify_all()
 
     def reconnect(self) -> None:
         """Makes a new client: what the old one had opened is out of date."""
@@ -118,6 +129,7 @@ class Link:
             self._client = self._kept = None
             self._changed.notify_all()
         self._thread.join(CONNECT_TIMEOUT * 3)
+        self._log()
 
     def _keep_connected(self) -> None:
         pause = RETRY_FIRST
@@ -137,25 +149,35 @@ class Link:
             with self._changed:
                 self._settled = True
                 self._client = None if self._closed else client
-            self.say("kvtier: connected")
+            self._say("kvtier: connected")
             pause = RETRY_FIRST
 
     def _failed(self, error: kvtier.Error) -> None:
         if not self._settled or str(error) != self.reason:
-            self.say(f"kvtier: cannot reach the daemon, trying on: {error}")
+            self._say(f"kvtier: cannot reach the daemon, trying on: {error}")
         self.reason = str(error)
         self._settled = True
 
     def _give_up(self, error: Exception) -> None:
         self.reason = f"{type(error).__name__}: {error}"
         self._settled = self._closed = True
-        self.say(f"kvtier: off until the engine is restarted, every prompt is computed: {self.reason}")
+        self._say(f"kvtier: off until the engine is restarted, every prompt is computed: {self.reason}")
 
     def _wait_until_wanted(self) -> bool:
-        with self._changed:
-            self._changed.wait_for(lambda: self._closed or self._client is None)
-            return not self._closed
+        while True:
+            self._log()
+            with self._changed:
+                self._changed.wait_for(lambda: self._closed or self._client is None or self._lines)
+                if self._closed or self._client is None:
+                    break
+        self._log()
+        return not self._closed
 
     def _sleep(self, seconds: float) -> None:
+        self._log()
         with self._changed:
             self._changed.wait_for(lambda: self._closed, seconds)
+
+    def _log(self) -> None:
+        while self._lines:
+            self._say(self._lines.popleft())

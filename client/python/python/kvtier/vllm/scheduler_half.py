@@ -3,26 +3,28 @@
 A request goes through these states; every arrow is one call of vLLM's:
 
     new ──on_new──► asked ──matched──► found ──allocated──► loading ──loaded──► running ──finished──► gone
-                      │ no answer in time      │ no room: asked about again        │ failed: never again a hit
-                      └──► computed            └ lease ran out: looked up again    └──► computed
+                      │ no answer in time      │ no room: asked about again        │ not whole: never again a hit,
+                      └──► computed            │ lease ran out: looked up again    └──► the rest is computed
+                                               └ not worth it (cost): computed
 
 One lookup covers the whole prompt and leases what it found, so that nothing of it leaves before it is loaded; the lease
-ends when the load ends, whichever way. Nothing here waits for the daemon longer than `lookup_wait_us` a step. Leases
-live in the client: if this process dies, the daemon ends them with its connection.
+ends when the load ends, whichever way. Nothing here waits for the daemon longer than `lookup_wait_us` a step, nor twice
+for one lookup. Leases live in the client: if this process dies, the daemon ends them with its connection.
 """
 
 from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import kvtier
+from kvtier.vllm.cost import Gate
 from kvtier.vllm.link import BROKEN, Link
 from kvtier.vllm.settings import Settings
-from kvtier.vllm.step import NO_BLOCK, Load, Step, Store, take_units
+from kvtier.vllm.step import NO_BLOCK, Load, Step, StepReport, Store, take_units
 
 #: Lookups on their way at a time, besides those a step asks for.
 EARLY_MAX = 64
@@ -54,6 +56,27 @@ class _Asked:
     client: kvtier.LocalClient
     pending: kvtier.Pending[kvtier.Acquired]
     since: float
+    #: A step has waited for it: the others only look.
+    waited: bool = False
+
+
+@dataclass
+class _Loading:
+    """A load that is under way."""
+
+    lease: kvtier.Acquired
+    #: The first unit of the prompt that is loaded, and how many are wanted.
+    first: int
+    units: int
+    #: How many of them were in host memory.
+    in_host: int
+    #: The first group's blocks, unit by unit.
+    blocks: list[list[int]]
+    since: float
+    #: Units from the first on that no worker has missed.
+    whole: int
+    #: Nothing else was computed since it began.
+    alone: bool = True
 
 
 @dataclass
@@ -67,14 +90,16 @@ class _Tracked:
     found_at: float = 0.0
     #: The first unit of it that vLLM was offered.
     offered_from: int = 0
-    #: The lease of a load that is under way.
-    loading: kvtier.Acquired | None = None
+    #: How many units of it are worth loading, from the first that was offered on.
+    offered: int = 0
     #: Units that are in kvtier, or were handed to the workers to be stored.
     stored: int = 0
     #: A lookup met a broken connection, once.
     asked_again: bool = False
     #: A load failed: whatever is found again would fail again.
     failed: bool = False
+    #: The hit is not worth loading, until the request has been given room.
+    declined: bool = False
 
 
 class SchedulerHalf:
@@ -90,6 +115,7 @@ class SchedulerHalf:
         hash_tokens: int,
         blocks_per_unit: Sequence[int],
         group_ids: Sequence[int],
+        chunk_tokens: int = 1 << 30,
         loads: bool = True,
         stores: bool = True,
         clock: Callable[[], float] = time.monotonic,
@@ -104,10 +130,11 @@ class SchedulerHalf:
         self._loads_on, self._stores_on = loads, stores
         self._clock = clock
         self._started = clock()
+        self.gate = Gate(on=settings.gate, unit_tokens=unit_tokens, chunk_tokens=chunk_tokens, clock=clock)
         self._tracked: dict[str, _Tracked] = {}
         self._asking = 0
-        #: Leases of loads whose request has ended meanwhile.
-        self._orphans: dict[str, kvtier.Acquired] = {}
+        #: Loads, also those whose request has ended meanwhile.
+        self._under_way: dict[str, _Loading] = {}
         self._new_loads: list[Load] = []
         self._waited = 0.0
         self.parts: dict[tuple[int, int], tuple[int, int]] = {}
@@ -125,7 +152,7 @@ class SchedulerHalf:
         """How many tokens after the first `computed_tokens` can be loaded, as vLLM asks for it: (None, False) for "ask
         again in the next step", and True for "they are loaded between steps"."""
         tracked = self._track(request)
-        if tracked.failed or not self._wants(request, computed_tokens):
+        if tracked.failed or tracked.declined or not self._wants(request, computed_tokens):
             return 0, False
         if tracked.found is not None and self._clock() - tracked.found_at > self._lease * LEASE_USED_MAX:
             self._drop_found(tracked)
@@ -133,7 +160,11 @@ class SchedulerHalf:
             if tracked.asked is None and not self._ask(tracked):
                 return (None, False) if self._starting() else (0, False)
             if not self._answered(tracked):
-                return (None, False) if tracked.asked is not None else (0, False)
+                return (None, False) if self._waits(tracked, computed_tokens) else (0, False)
+        first = computed_tokens // self._unit
+        if tracked.offered and tracked.offered_from == first:
+            # There was no room for it: the same again, so that it is judged and counted once.
+            return tracked.offered * self._unit, True
         return self._offer(tracked, computed_tokens)
 
     def _wants(self, request: Request, computed_tokens: int) -> bool:
@@ -173,8 +204,8 @@ class SchedulerHalf:
         assert asked is not None
         try:
             found = asked.pending.poll()
-            if found is None:
-                found = self._wait(asked.pending)
+            if found is None and not asked.waited:
+                found = self._wait(asked)
         except kvtier.Error as error:
             self._forget_asked(tracked)
             if isinstance(error, BROKEN) and not tracked.asked_again:
@@ -196,28 +227,52 @@ class SchedulerHalf:
             self.counts[f"miss_{found.miss.reason}"] += 1
         return True
 
-    def _wait(self, pending: kvtier.Pending[kvtier.Acquired]) -> kvtier.Acquired | None:
+    def _waits(self, tracked: _Tracked, computed_tokens: int) -> bool:
+        """Whether a request is held back for an answer that is not there yet."""
+        if tracked.asked is None:
+            return False
+        since = self._clock() - tracked.asked.since
+        if self.gate.waits(since, computed_tokens, tracked.request.num_tokens):
+            return True
+        # What it comes to in the end is still good for knowing what is stored already.
+        self.counts["lookups_late"] += 1
+        tracked.declined = True
+        return False
+
+    def _wait(self, asked: _Asked) -> kvtier.Acquired | None:
         """Waits for an answer with what is left of this step's time for that."""
         left = self._settings.lookup_wait_us * 1e-6 - self._waited
         if left <= 0:
             return None
-        before = self._clock()
+        before, asked.waited = self._clock(), True
         try:
-            return pending.wait(left)
+            return asked.pending.wait(left)
         except kvtier.TimedOut:
             # Either of the two: this wait, or the call itself.
-            return pending.poll()
+            return asked.pending.poll()
         finally:
             self._waited += self._clock() - before
 
     def _offer(self, tracked: _Tracked, computed_tokens: int) -> tuple[int, bool]:
+        """What of the prefix that was found is worth loading."""
         assert tracked.found is not None
-        tokens = len(tracked.found) * self._unit - computed_tokens
-        if tokens <= 0:
+        first = computed_tokens // self._unit
+        units = len(tracked.found) - first
+        if units <= 0:
             self._drop_found(tracked)
             return 0, False
-        tracked.offered_from = computed_tokens // self._unit
-        return tokens, True
+        in_host = min(units, max(0, tracked.found.in_host - first))
+        choice = self.gate.choose(computed_tokens, tracked.request.num_tokens, in_host, units - in_host)
+        self.counts["gate_probes"] += choice.probe
+        if choice.units < units:
+            self.counts["gate_declined"] += 1
+            self.counts["gate_declined_tokens"] += (units - choice.units) * self._unit
+        if choice.units == 0:
+            tracked.declined = True
+            self._drop_found(tracked)
+            return 0, False
+        tracked.offered_from, tracked.offered = first, choice.units
+        return choice.units * self._unit, True
 
     # Loads
 
@@ -225,33 +280,63 @@ class SchedulerHalf:
         """vLLM has found room for a request, of which `loaded_tokens` are to be loaded."""
         tracked = self._track(request)
         self._take_late(tracked)
+        tracked.declined = False
         if loaded_tokens == 0 or tracked.found is None:
             self._drop_found(tracked)
             return
         first, count = tracked.offered_from, loaded_tokens // self._unit
         space = self._spaces.find(_adapter(request)) or b""
         keys = self._keys(request, first, first + count)
-        self._new_loads.append(Load(request.request_id, space, keys, self._blocks(block_ids, first, count)))
-        tracked.loading, tracked.found = tracked.found, None
+        blocks = self._blocks(block_ids, first, count)
+        self._new_loads.append(Load(request.request_id, space, keys, blocks))
+        in_host = min(count, max(0, tracked.found.in_host - first))
+        loading = _Loading(tracked.found, first, count, in_host, blocks[0], self._clock(), count)
+        self._under_way[request.request_id] = loading
+        tracked.found, tracked.offered = None, 0
         self.counts["loads"] += 1
         self.counts["load_tokens"] += loaded_tokens
 
-    def loaded(self, requests: Sequence[str], failed: Sequence[str]) -> None:
-        """Loads have ended; some without all of their bytes."""
+    def loaded(self, requests: Sequence[str], failed: Sequence[str], invalid: Collection[int] = ()) -> None:
+        """Loads have ended; of some nothing counts (`failed`), of others all before their first `invalid` block."""
+        if invalid:
+            # Ranks may end in different steps; the blocks of a load are nobody else's.
+            for loading in self._under_way.values():
+                loading.whole = min(loading.whole, _before(loading.blocks, invalid))
         for request_id in requests:
-            orphan = self._orphans.pop(request_id, None)
-            if orphan is not None:
-                orphan.release()
-            tracked = self._tracked.get(request_id)
-            if tracked is not None and tracked.loading is not None:
-                tracked.loading.release()
-                tracked.loading = None
-        for request_id in failed:
-            self.counts["loads_failed"] += 1
+            ended = self._under_way.pop(request_id, None)
+            if ended is None:
+                continue
+            ended.lease.release()
+            if request_id in failed:
+                ended.whole = 0
             tracked = self._tracked.get(request_id)
             if tracked is not None:
-                # It is computed now; what of it kvtier still has is a duplicate, and the rest is stored again.
-                tracked.failed, tracked.stored = True, 0
+                self._settle(tracked, ended)
+
+    def _settle(self, tracked: _Tracked, loading: _Loading) -> None:
+        if loading.whole == loading.units:
+            return
+        # The rest is computed now; what of it kvtier still has is a duplicate, and the rest is stored again.
+        self.counts["loads_cut"] += 1
+        self.counts["load_tokens_lost"] += (loading.units - loading.whole) * self._unit
+        tracked.failed = True
+        tracked.stored = loading.first + loading.whole if loading.whole else 0
+
+    def learn(self, report: StepReport) -> None:
+        """What a step, and the loads that ended with it, have cost. Call before loaded()."""
+        if report.tokens:
+            self.gate.learn_step(report.tokens, report.pairs, report.seconds)
+        for request_id, end in report.loads.items():
+            loading = self._under_way.get(request_id)
+            if loading is None:
+                continue
+            units = end.units or loading.units
+            in_host = min(units, loading.in_host)
+            # A load that failed at once says nothing; one that took long for nothing does.
+            if end.units or end.seconds > self.gate.load_seconds(in_host, units - in_host):
+                self.gate.learn_load(in_host, units - in_host, end.seconds)
+            if loading.alone and end.units:
+                self.gate.learn_report(max(0.0, self._clock() - loading.since - end.seconds))
 
     # Stores
 
@@ -260,12 +345,23 @@ class SchedulerHalf:
         step = Step(loads=self._new_loads, parts=self.parts)
         self._new_loads = []
         self._waited = 0.0
+        self._measure(step, scheduled)
         if self._stores_on and self._link.client() is not None:
             for request_id, tokens in scheduled.items():
                 store = self._store(request_id, tokens, block_ids)
                 if store is not None:
                     step.stores.append(store)
         return step
+
+    def _measure(self, step: Step, scheduled: dict[str, int]) -> None:
+        """How much this step computes."""
+        for request_id, tokens in scheduled.items():
+            step.tokens += tokens
+            if tokens > 1 and (tracked := self._tracked.get(request_id)) is not None:
+                step.pairs += tokens * (tracked.request.num_computed_tokens + tokens / 2)
+        if step.tokens:
+            for loading in self._under_way.values():
+                loading.alone = False
 
     def _store(
         self, request_id: str, tokens: int, block_ids: Callable[[str], Sequence[Sequence[int]] | None]
@@ -303,10 +399,8 @@ class SchedulerHalf:
         if tracked is None:
             return
         self._forget_asked(tracked)
+        # A load under way keeps its lease: the workers still write into its blocks.
         self._drop_found(tracked)
-        if tracked.loading is not None:
-            # The workers still write into its blocks.
-            self._orphans[request_id] = tracked.loading
 
     def forget_found(self) -> None:
         """Nothing that was found before counts any more."""
@@ -358,6 +452,7 @@ class SchedulerHalf:
             tracked.asked = None
 
     def _drop_found(self, tracked: _Tracked) -> None:
+        tracked.offered = 0
         if tracked.found is not None:
             tracked.found.release()
             tracked.found = None
@@ -379,3 +474,11 @@ def _whole_units(blocks: list[list[list[int]]], count: int) -> int:
             if index >= len(group) or not group[index] or NO_BLOCK in group[index]:
                 return index
     return count
+
+
+def _before(blocks: list[list[int]], invalid: Collection[int]) -> int:
+    """How many units come before the first one with an invalid block."""
+    for index, unit in enumerate(blocks):
+        if any(block in invalid for block in unit):
+            return index
+    return len(blocks)

@@ -49,11 +49,13 @@ class Settings:
     durability: str = "volatile"
     #: Compare every block with its checksum before the engine reads it (28 GB/s a core).
     verify: bool = True
+    #: Compute what measured prices say is computed sooner than loaded.
+    gate: bool = True
     #: Prompts with fewer tokens than this are never looked up.
     tokens_min: int = 1
-    #: How long one scheduler step may wait for the answer to a lookup; after that the request is asked about again in
-    #: the next step.
-    lookup_wait_us: int = 150
+    #: How long one scheduler step may wait for answers to lookups; after that the request is asked about again in the
+    #: next step. The system's timers add some 60 us.
+    lookup_wait_us: int = 75
     #: How long a lookup may take in all, before its request is computed.
     lookup_timeout_ms: int = 100
     #: How long a load may take, reading from NVMe included, before its request is computed.

@@ -38,6 +38,8 @@ class Spaces:
         #: By adapter name and path; None while it is being opened, or for good when its files cannot be read.
         self._adapters: dict[tuple[str, str], kvtier.SpaceDescription | None] = {}
         self._opened: dict[tuple[str, str] | None, bytes] = {}
+        #: Made once: it connects anew by itself.
+        self._grpc: kvtier.Client | None = None
         # The lock is never held across a call.
         self._threads = ThreadPoolExecutor(1, "kvtier-space")
 
@@ -48,8 +50,8 @@ class Spaces:
         with self._lock:
             edition = self._edition
             wanted = {None: self._model} | {name: held for name, held in self._adapters.items() if held is not None}
-        with self._client() as client:
-            opened = {adapter: self._open(client, described, edition) for adapter, described in wanted.items()}
+        client = self._client()
+        opened = {adapter: self._open(client, described, edition) for adapter, described in wanted.items()}
         with self._lock:
             if edition == self._edition:
                 self._opened |= opened
@@ -73,6 +75,10 @@ class Spaces:
 
     def close(self) -> None:
         self._threads.shutdown(wait=False, cancel_futures=True)
+        with self._lock:
+            client, self._grpc = self._grpc, None
+        if client is not None:
+            client.close()
 
     def _add(self, adapter: tuple[str, str]) -> None:
         try:
@@ -82,8 +88,7 @@ class Spaces:
                 return
             described = replace(self._model, lora=fingerprint)
             edition = self._edition
-            with self._client() as client:
-                space = self._open(client, described, edition)
+            space = self._open(self._client(), described, edition)
             with self._lock:
                 self._adapters[adapter] = described
                 if edition == self._edition:
@@ -94,9 +99,13 @@ class Spaces:
                 self._adapters.pop(adapter, None)
 
     def _client(self) -> kvtier.Client:
-        return kvtier.Client(
-            self._settings.grpc_endpoint, connect_timeout=CONNECT_TIMEOUT, call_timeout=CONNECT_TIMEOUT, lazy=True
-        )
+        with self._lock:
+            if self._grpc is None:
+                endpoint = self._settings.grpc_endpoint
+                self._grpc = kvtier.Client(
+                    endpoint, connect_timeout=CONNECT_TIMEOUT, call_timeout=CONNECT_TIMEOUT, lazy=True
+                )
+            return self._grpc
 
     def _open(self, client: kvtier.Client, described: kvtier.SpaceDescription, edition: str) -> bytes:
         described = replace(described, weights=described.weights + edition)
@@ -115,6 +124,7 @@ def attach(
         connect_timeout=CONNECT_TIMEOUT,
         call_timeout=CONNECT_TIMEOUT,
         wait_timeout=settings.load_timeout_ms / 1000,
+        threads=settings.load_threads,
     )
     ping(client)
     return client

@@ -45,8 +45,41 @@ class Step:
 
     loads: list[Load] = field(default_factory=list)
     stores: list[Store] = field(default_factory=list)
+    #: Tokens computed in this step, and how many pairs of them and earlier ones of their prompts attend to each other.
+    tokens: int = 0
+    pairs: float = 0.0
     #: Where the parts of each rank are in a block: (pipeline rank, tensor rank) -> (first part, its offset in bytes).
     parts: dict[tuple[int, int], tuple[int, int]] = field(default_factory=dict)
+
+
+@dataclass
+class LoadEnd:
+    """How a load went for one worker."""
+
+    #: Units from the first on that are whole.
+    units: int
+    seconds: float
+
+
+@dataclass
+class StepReport:
+    """What the workers tell the scheduler half with the end of a step."""
+
+    #: As in the step, and how long the forward pass took; 0 tokens: nothing was computed, or it was not measured.
+    tokens: int = 0
+    pairs: float = 0.0
+    seconds: float = 0.0
+    #: Loads that have ended, by request.
+    loads: dict[str, LoadEnd] = field(default_factory=dict)
+
+    def merge(self, other: StepReport) -> StepReport:
+        """Of two ranks: the slower one counts, and a unit is whole when both have it."""
+        loads = dict(self.loads)
+        for request, end in other.loads.items():
+            one = loads.get(request, end)
+            loads[request] = LoadEnd(min(one.units, end.units), max(one.seconds, end.seconds))
+        tokens, pairs = (self.tokens, self.pairs) if self.tokens else (other.tokens, other.pairs)
+        return StepReport(tokens, pairs, max(self.seconds, other.seconds), loads)
 
 
 def take_units(blocks: Sequence[int], first: int, count: int, per_unit: int) -> UnitBlocks:
