@@ -13,6 +13,7 @@ use v1::subscribe_request::From;
 const RECORDED: &[u8] = include_bytes!("../fixtures/vllm/numbers.bin");
 /// Blocks that the first four batches of the first engine store, as recorded.
 const STORED: [usize; 4] = [14, 34, 37, 1];
+const ALL: usize = STORED[0] + STORED[1] + STORED[2] + STORED[3];
 
 /// The payloads of one engine's messages.
 fn recorded(engine: u8) -> Vec<&'static [u8]> {
@@ -108,8 +109,7 @@ async fn an_engines_blocks_come_and_go_in_the_nodes_events() {
     engine.subscribed(1).await;
     let batches = recorded(b'A');
     (0..).zip(&batches[..4]).for_each(|(number, payload)| engine.publish(number, payload));
-    let stored = STORED.iter().sum();
-    follower.read_until("what it stored", |follower| follower.count(Tier::Hbm) == stored).await;
+    follower.read_until("what it stored", |follower| follower.count(Tier::Hbm) == ALL).await;
     assert!(follower.keys.iter().all(|key| key.len() == 8), "numbers of 64 bits");
     let mut late = Follower::new(&mut world, From::Snapshot(true)).await;
     late.read_until("the snapshot", |follower| follower.listed).await;
@@ -137,7 +137,7 @@ async fn a_missed_event_is_replayed_and_nothing_is_forgotten() {
     engine.keep(1, batches[1]);
     engine.keep(2, batches[2]);
     engine.publish(3, batches[3]);
-    follower.read_until("all four", |follower| follower.count(Tier::Hbm) == STORED.iter().sum()).await;
+    follower.read_until("all four", |follower| follower.count(Tier::Hbm) == ALL).await;
     assert_eq!(follower.resets, [""; 0]);
 }
 
@@ -186,7 +186,7 @@ async fn a_daemon_that_restarts_asks_the_engine_for_everything_again() {
     (0..).zip(&batches[..4]).for_each(|(number, payload)| engine.publish(number, payload));
     let mut world = world.crash_and_restart().await;
     let mut follower = Follower::new(&mut world, From::Snapshot(true)).await;
-    follower.read_until("what it held", |follower| follower.count(Tier::Hbm) == STORED.iter().sum()).await;
+    follower.read_until("what it held", |follower| follower.count(Tier::Hbm) == ALL).await;
 }
 
 #[tokio::test]

@@ -128,10 +128,11 @@ async fn accept(bound: Bound, kind: Kind, hub: Arc<Hub>, clock: Arc<dyn Clock>) 
                     clock.sleep(RETRY).await;
                 }
             },
-            Some(ended) = peers.join_next(), if !peers.is_empty() => match ended {
-                Ok(Err(error)) => tracing::debug!("a subscriber to vLLM's format has gone: {error}"),
-                Ok(Ok(())) | Err(_) => {}
-            },
+            Some(ended) = peers.join_next(), if !peers.is_empty() => {
+                if let Ok(Err(error)) = ended {
+                    tracing::debug!("a subscriber to vLLM's format has gone: {error}");
+                }
+            }
         }
     }
 }

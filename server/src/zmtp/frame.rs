@@ -121,8 +121,8 @@ mod tests {
 
     #[tokio::test]
     async fn what_is_too_much_is_refused_before_its_memory_is_taken() {
-        assert!(back_and_forth(&[&[0; 300]], 299).await.is_err());
-        assert!(back_and_forth(&[b"a"; FRAMES_MAX + 1], 1000).await.is_err());
+        assert!(back_and_forth(&[&[0; 300][..]], 299).await.is_err());
+        assert!(back_and_forth(&[&b"a"[..]; FRAMES_MAX + 1], 1000).await.is_err());
         let huge = [LONG, 0x7f, 255, 255, 255, 255, 255, 255, 255];
         let refused = read(&mut &huge[..], 1000).await.expect_err("8 EiB");
         assert_eq!(refused.kind(), io::ErrorKind::InvalidData);
