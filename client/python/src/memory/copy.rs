@@ -19,8 +19,8 @@ const COLUMNS: usize = 5;
 
 /// A buffer of the caller, kept where it is until this is dropped.
 pub(crate) struct Foreign {
-    start: NonNull<u8>,
-    length: usize,
+    pub(super) start: NonNull<u8>,
+    pub(super) length: usize,
     _buffer: PyUntypedBuffer,
 }
 
@@ -65,7 +65,7 @@ pub(crate) fn borrow_all(buffers: &[Bound<'_, PyAny>], way: Way) -> PyResult<Vec
     buffers.iter().enumerate().map(|(index, buffer)| borrow(index, buffer, way)).collect()
 }
 
-fn borrow(index: usize, given: &Bound<'_, PyAny>, way: Way) -> PyResult<Foreign> {
+pub(super) fn borrow(index: usize, given: &Bound<'_, PyAny>, way: Way) -> PyResult<Foreign> {
     let buffer = PyUntypedBuffer::get(given)?;
     if !buffer.is_c_contiguous() {
         let message = format!("buffer {index} is strided: give a C-contiguous one and its pieces as segments");
@@ -225,7 +225,7 @@ fn check_sum(what: &str, length: usize, buffers: &[Foreign]) -> PyResult<()> {
 }
 
 /// `length` bytes; both ranges were checked. They may overlap, for a caller may give a view of the arena.
-fn copy(from: NonNull<u8>, from_at: usize, into: NonNull<u8>, into_at: usize, length: usize) {
+pub(super) fn copy(from: NonNull<u8>, from_at: usize, into: NonNull<u8>, into_at: usize, length: usize) {
     // SAFETY: the offset lies within the range, which is one allocation.
     let from = unsafe { from.add(from_at) };
     // SAFETY: as above.

@@ -13,9 +13,11 @@ mod block;
 mod copy;
 mod dlpack;
 mod lent;
+mod rows;
 mod slot;
 
 pub(crate) use block::Block;
 pub(crate) use copy::{Segments, Way, borrow_all, gather, move_segments, scatter};
 pub(crate) use lent::Lent;
+pub(crate) use rows::Rows;
 pub(crate) use slot::Slot;

@@ -120,6 +120,24 @@ class Engine:
         return answer
 
 
+def offloading(tier: dict[str, Any], pool_bytes: int = 256 << 20, **extra: Any) -> dict[str, Any]:
+    """vLLM's own offloading with one secondary tier, for an engine on CPUs: Engine(…, transfer=offloading(…))."""
+    return {
+        "kv_connector": "OffloadingConnector",
+        "kv_connector_extra_config": {
+            "spec_name": "CpuTieringSpec",
+            "spec_module_path": "kvtier.vllm",
+            "cpu_bytes_to_use": pool_bytes,
+            "secondary_tiers": [tier],
+        }
+        | extra,
+    }
+
+
+def kvtier_tier(daemon_folder: Path, **settings: Any) -> dict[str, Any]:
+    return {"type": "KvtierTier", "module_path": "kvtier.vllm", "data_directory": str(daemon_folder)} | settings
+
+
 def prose() -> str:
     """Natural text: this repository's own documents, without their tables and drawings."""
     texts: list[str] = []
