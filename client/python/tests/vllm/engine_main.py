@@ -8,7 +8,7 @@ answers go as JSON lines to the file descriptor named in KVTIER_ANSWERS; what vL
     {"do": "tier"}          -> counters of a KvtierTier, and the same figures for it alone
     {"do": "settle"}        -> steps until nothing is under way any more, as an engine with a process of its own does
     {"do": "replace_weights"} -> all caches are emptied as if other weights had been loaded
-    {"do": "forget_host"}   -> empties the engine's own prefix cache and vLLM's CPU pool, and nothing else
+    {"do": "forget_host"}   -> empties the engine's own prefix cache and vLLM's CPU pool if it has one, and nothing else
 
 The engine runs in this process (VLLM_ENABLE_V1_MULTIPROCESSING=0): it starts twice as fast.
 """
@@ -147,8 +147,8 @@ def time_hooks(llm: Any) -> None:
 
         return called
 
-    if scheduler.connector is not None:
-        for name in HOOKS:
+    for name in HOOKS:
+        if hasattr(scheduler.connector, name):
             setattr(scheduler.connector, name, timed(name))
 
 
@@ -224,7 +224,9 @@ def settle(llm: Any) -> dict[str, Any]:
 
 def forget_host(llm: Any) -> dict[str, Any]:
     settle(llm)
-    core_of(llm).scheduler.connector.connector_scheduler.manager.primary_tier.reset_cache()
+    offloading = getattr(core_of(llm).scheduler.connector, "connector_scheduler", None)
+    if hasattr(offloading, "manager"):
+        offloading.manager.primary_tier.reset_cache()
     return {"done": llm.reset_prefix_cache()}
 
 

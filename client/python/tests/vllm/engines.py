@@ -33,7 +33,9 @@ SAME = {
 class Engine:
     """One vLLM in one process. kill() is kill -9; close() lets it end in order."""
 
-    def __init__(self, model: str, log: Path, connector: dict[str, Any] | None = None, **options: Any) -> None:
+    def __init__(
+        self, model: str, log: Path, connector: dict[str, Any] | None = None, python: str = sys.executable, **options: Any
+    ) -> None:
         options = {
             "model": str(MODELS / model),
             "dtype": "bfloat16",
@@ -51,7 +53,7 @@ class Engine:
         ours, theirs = os.pipe()
         with log.open("wb") as printed:
             self.process = subprocess.Popen(
-                [sys.executable, str(HERE / "engine_main.py")],
+                [python, str(HERE / "engine_main.py")],
                 stdin=subprocess.PIPE,
                 stdout=printed,
                 stderr=subprocess.STDOUT,

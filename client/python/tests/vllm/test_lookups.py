@@ -92,7 +92,8 @@ class World:
             Settings.read({"data_directory": "/d"} | settings),
             self.link,  # type: ignore[arg-type]
             lambda: SPACE,
-            lambda key: key[-4:] == WINDOW,
+            [FULL, WINDOW],
+            {WINDOW},
             self.counts,
             lambda: self.now,
         )

@@ -171,3 +171,22 @@ def test_the_worker_for_cpus_puts_each_block_where_vllm_expects_it(each: int) ->
             assert np.array_equal(tensors[tensor][block][:size], wanted[:size])
     assert [result.job_id for result in worker.get_finished()] == [1, 2]
     worker.shutdown()
+
+
+def test_a_tier_that_is_off_misses_everything_and_ends_every_job() -> None:
+    from kvtier.vllm.tier import KvtierTier
+    from vllm.v1.kv_offload.base import LookupResult, OffloadKey, ReqContext
+    from vllm.v1.kv_offload.tiering.base import TransferJob
+
+    # Not made by vLLM's connector, so nobody says which model this is.
+    pool = memoryview(np.zeros((4, 64), np.int8))
+    tier = KvtierTier(SimpleNamespace(), pool, "KvtierTier", data_directory="/nowhere")  # type: ignore[arg-type]
+    request, key = ReqContext("r"), OffloadKey(b"k" * 36)
+    assert tier.lookup(key, request) is LookupResult.MISS
+    tier.submit_store(TransferJob(7, {key}, np.array([1]), False, request))
+    tier.submit_load(TransferJob(8, [key], np.array([2]), True, request))
+    assert [(job.job_id, job.success) for job in tier.get_finished_jobs()] == [(7, False), (8, False)]
+    assert list(tier.get_finished_jobs()) == []
+    tier.drain_jobs()
+    tier.on_request_finished(request)
+    tier.shutdown()

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -33,11 +33,12 @@ GAPS_MAX = 64
 #: How long the first requests of an engine may wait for the first connection, in seconds.
 START_WAIT = 10.0
 
+#: vLLM's keys end with the number of their group.
+GROUP_BYTES = 4
+
 #: Verdicts besides "there, for so many more promotions".
 MISSING = 0
 WAITING = -1
-
-FindSpace = Callable[[], "bytes | None"]
 
 
 @dataclass
@@ -72,15 +73,17 @@ class Lookups:
         self,
         settings: Settings,
         link: Link,
-        find_space: FindSpace,
-        sparse: Callable[[bytes], bool],
+        find_space: Callable[[], bytes | None],
+        groups: Collection[bytes],
+        sparse: Collection[bytes],
         counts: Counter[str],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._settings = settings
         self._link = link
         self._find_space = find_space
-        self._sparse = sparse
+        #: How keys end, group by group; those of sparse groups.
+        self._groups, self._sparse = groups, sparse
         self._clock = clock
         self._started = clock()
         self._requests: dict[str, _Request] = {}
@@ -129,10 +132,14 @@ class Lookups:
 
     def _ask_all(self, request: str, known: _Request) -> None:
         wanted, known.wanted = known.wanted, []
+        if len(self._groups) == 1 and not self._sparse:
+            self._ask(request, known, wanted, False)
+            return
         chains: dict[bytes, list[bytes]] = {}
         sparse: dict[bytes, list[bytes]] = {}
         for key in wanted:
-            (sparse if self._sparse(key) else chains).setdefault(key[-4:], []).append(key)
+            group = key[-GROUP_BYTES:]
+            (sparse if group in self._sparse else chains).setdefault(group, []).append(key)
         for keys in chains.values():
             self._ask(request, known, keys, False)
         chained = known.asks > 0

@@ -18,6 +18,7 @@ every lookup misses, and what comes into the pool is not stored.
 
 from __future__ import annotations
 
+import contextlib
 from collections import Counter, deque
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -37,11 +38,11 @@ from vllm.v1.kv_offload.tiering.base import JobResult, SecondaryTierManager, Tra
 import kvtier
 from kvtier.vllm import offload
 from kvtier.vllm.geometry import Unsupported
-from kvtier.vllm.link import CONNECT_TIMEOUT, Link
-from kvtier.vllm.lookups import Lookups
+from kvtier.vllm.link import CONNECT_TIMEOUT, NOWHERE, Link
+from kvtier.vllm.lookups import GROUP_BYTES, Lookups
 from kvtier.vllm.settings import Settings, read_of_tier
 from kvtier.vllm.space import RowShape, describe_rows
-from kvtier.vllm.spaces import Spaces, attach
+from kvtier.vllm.spaces import Spaces
 from kvtier.vllm.transfers import STORES_MAX, Job, Run, Transfers
 
 if TYPE_CHECKING:
@@ -72,6 +73,7 @@ class KvtierTier(SecondaryTierManager):
         self._on: _Machinery | None = None
         #: Jobs of a tier that is off.
         self._refused: list[Job] = []
+        self._groups = offload.Groups({}, frozenset())
         try:
             config, cache = offload.find_configuration()
             self._groups = offload.find_groups(offloading_spec, cache)
@@ -194,16 +196,17 @@ class _Machinery:
         self.pool = kvtier.Pool(view, stride=tier.block_size_bytes, row_bytes=rows.row_bytes)
 
         def connect(kept: kvtier.LocalClient | None) -> kvtier.LocalClient:
-            return spaces.connect("vllm-tier", kept or _writer(settings))
+            return _warm(spaces.connect("vllm-tier", kept or _writer(settings)))
 
         retry_max = settings.retry_ms_max / 1000
         self.link = Link(connect, name="vllm-tier", retry_max=retry_max, say=logger.warning)
-        sparse = frozenset(group.to_bytes(4, "big") for group in tier._groups.sparse)
+        groups = [group.to_bytes(GROUP_BYTES, "big") for group in tier._groups.chunk_tokens]
+        sparse = frozenset(group.to_bytes(GROUP_BYTES, "big") for group in tier._groups.sparse)
 
         def find() -> bytes | None:
             return spaces.find(None)
 
-        self.lookups = Lookups(settings, self.link, find, lambda key: key[-4:] in sparse, counts)
+        self.lookups = Lookups(settings, self.link, find, groups, sparse, counts)
         self.transfers = Transfers(settings, self.link, find, self.pool, rows.row_bytes, counts)
 
     def renew(self) -> None:
@@ -232,3 +235,12 @@ def _writer(settings: Settings) -> kvtier.LocalClient:
         wait_timeout=settings.load_timeout_ms / 1000,
         threads=settings.load_threads + STORES_MAX,
     )
+
+
+def _warm(client: kvtier.LocalClient) -> kvtier.LocalClient:
+    """Has the client's threads started here, not in a step of the scheduler."""
+    for tier in ("host", "nvme"):
+        min_tier: Any = tier
+        with contextlib.suppress(kvtier.NotFound):
+            client.acquire_start(NOWHERE, [b"?"], min_tier=min_tier, lease=1.0).wait(CONNECT_TIMEOUT)
+    return client
