@@ -52,12 +52,15 @@ def attention(**changes: Any) -> FullAttentionSpec:
     return FullAttentionSpec(**{"block_size": 32, "num_kv_heads": 2, "head_size": 32, "dtype": torch.bfloat16} | changes)
 
 
-def cache_of(blocks: int = 10, spec: Any = None, shared: bool = False) -> KVCacheConfig:
+def cache_of(blocks: int = 10, spec: Any = None, groups_at: tuple[int, ...] = ()) -> KVCacheConfig:
+    """One group of two layers; or a group for each, whose memory begins at these places, in layers."""
     spec = spec or attention()
     page = spec.page_size_bytes
-    groups = [KVCacheGroupSpec([layer], spec) for layer in LAYERS] if shared else [KVCacheGroupSpec(LAYERS, spec)]
-    if shared:
-        tensors = [KVCacheTensor(page * blocks, [layer], page * blocks, page) for layer in LAYERS]
+    groups = [KVCacheGroupSpec([layer], spec) for layer in LAYERS] if groups_at else [KVCacheGroupSpec(LAYERS, spec)]
+    if groups_at:
+        places = zip(LAYERS, groups_at, strict=True)
+        size = 2 * page * blocks
+        tensors = [KVCacheTensor(size, [layer], page * blocks, page, at * page * blocks) for layer, at in places]
     else:
         tensors = [KVCacheTensor(2 * page * blocks, LAYERS, page * blocks, page)]
     return KVCacheConfig(blocks, tensors, groups, kv_cache_layout="LBHNC")
@@ -90,6 +93,7 @@ def rows_of(cache: KVCacheConfig, blocks_per_chunk: int = 1, lora: Any = None, d
 def test_how_many_blocks_an_engine_has_does_not_matter_and_what_is_in_them_does() -> None:
     base = describe_rows(ENGINE, rows_of(cache_of())).digest()
     assert describe_rows(ENGINE, rows_of(cache_of(blocks=77))).digest() == base
+    assert rows_of(cache_of(blocks=77, groups_at=(0, 1))) == rows_of(cache_of(groups_at=(0, 1)))
     others = [
         rows_of(cache_of(spec=attention(block_size=64))),
         rows_of(cache_of(spec=attention(num_kv_heads=1, head_size=64))),
@@ -97,7 +101,9 @@ def test_how_many_blocks_an_engine_has_does_not_matter_and_what_is_in_them_does(
         rows_of(cache_of(), blocks_per_chunk=2),
         rows_of(cache_of(), world_size=2),
         rows_of(cache_of(), dcp_size=2),
-        rows_of(cache_of(shared=True)),
+        # Two groups that share their memory, and two that do not.
+        rows_of(cache_of(groups_at=(0, 0))),
+        rows_of(cache_of(groups_at=(0, 1))),
     ]
     digests = {describe_rows(ENGINE, rows).digest() for rows in others}
     assert len(digests | {base}) == 1 + len(others)

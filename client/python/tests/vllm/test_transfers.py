@@ -143,6 +143,15 @@ def test_when_the_daemon_is_lost_everything_ends_at_once() -> None:
     assert len(world.link.errors) == 1
 
 
+def test_an_error_that_says_nothing_of_the_daemon_ends_the_job_too() -> None:
+    world = World()
+    world.submit(1)
+    world.pool.pending[0].answer = kvtier.Exhausted("too many calls")
+    world.link.lost = lambda client, error: None  # type: ignore[method-assign]
+    assert world.ended() == [(1, [], KEYS)]
+    assert len(world.pool.started) == 1
+
+
 def test_a_restart_nobody_noticed_costs_one_more_try() -> None:
     world = World()
     world.submit(1)
