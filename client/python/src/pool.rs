@@ -92,7 +92,6 @@ impl Pool {
     /// Loads blocks into rows, brought to host memory first and waited for: a Pending[Loaded]. `lease` is how long one
     /// run of them may take; with `verify` each is compared with its checksum before it is copied.
     #[pyo3(signature = (client, space, keys, rows, *, lease=10.0, verify=true))]
-    #[expect(clippy::too_many_arguments, reason = "they are Python's keyword arguments")]
     fn load_start(
         &self,
         client: &LocalClient,
@@ -118,7 +117,6 @@ impl Pool {
     /// Stores rows as blocks of one chain: a Pending[list[Outcome]], one for every key. `parent` is the key of the block
     /// before the first. What follows a block that is refused is not written.
     #[pyo3(signature = (client, space, keys, rows, *, parent=None, durability="volatile"))]
-    #[expect(clippy::too_many_arguments, reason = "they are Python's keyword arguments")]
     fn store_start(
         &self,
         client: &LocalClient,
