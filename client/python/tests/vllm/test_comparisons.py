@@ -121,6 +121,8 @@ def test_time_to_first_token_beside_others(
         rows = []
         for length, group in prompts.items():
             rows.append(measure(length, group, engines))
+            # A run that is broken off has said something.
+            print("\n".join(table(rows)), flush=True)
     report = "\n".join([*heading(), *table(rows), ""])
     print(report)
     write("vllm_comparisons.md", report)
