@@ -23,7 +23,7 @@ demo: setup ## Start a daemon in .kvtier/demo, replay a real trace, show the fig
 test: setup ## Build and run every test
 	@make/test.sh
 
-test-vllm: setup ## Run the full matrix of tests with a real vLLM (about 40 minutes on two cores)
+test-vllm: setup ## Run the full matrix of tests with a real vLLM (about an hour on two cores)
 	@make/beat.sh "build" cargo build --release --workspace --locked --bins
 	make/vllm.sh
 	make/vllm.sh -m full -s

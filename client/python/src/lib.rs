@@ -18,7 +18,7 @@
 //! *Forks.* A child has no connection and no arena. Each object knows the process that made it ([`process`]): in a child
 //! its methods raise, and dropping it there sends nothing over the parent's connection.
 //!
-//! Reading order: [`remote`] (gRPC), [`local`], [`reservation`], [`acquired`], [`load`], [`memory`], then what they stand on.
+//! Reading order: [`remote`] (gRPC), [`local`], [`reservation`], [`acquired`], [`load`], [`pool`], [`memory`], then what they stand on.
 // Only `memory` may: it gives Python addresses.
 #![deny(unsafe_code)]
 
@@ -33,9 +33,11 @@ mod local;
 mod memory;
 mod outcome;
 mod pending;
+mod pool;
 mod process;
 mod remote;
 mod reservation;
+mod runs;
 mod runtime;
 mod status;
 
@@ -54,6 +56,8 @@ fn native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<memory::Block>()?;
     module.add_class::<memory::Slot>()?;
     module.add_class::<pending::Pending>()?;
+    module.add_class::<pool::Pool>()?;
+    module.add_class::<pool::Filled>()?;
     module.add_class::<outcome::Outcome>()?;
     module.add_class::<outcome::Miss>()?;
     module.add_class::<outcome::Resident>()?;

@@ -19,6 +19,7 @@ use crate::memory::{Plan, Segments, Way, borrow_all};
 use crate::pending::Pending;
 use crate::process::{self, Owned};
 use crate::reservation::{Lengths, Reservation};
+use crate::runs::Runs;
 
 /// The smallest pages there are.
 const PAGE_BYTES: usize = 4096;
@@ -94,7 +95,8 @@ pub(crate) struct LocalClient {
 }
 
 impl LocalClient {
-    fn worker(&self) -> PyResult<Arc<Worker>> {
+    /// What calls go through. Raises when it was closed.
+    pub(crate) fn worker(&self) -> PyResult<Arc<Worker>> {
         process::check(self.process)?;
         let worker = self.worker.lock().expect("nobody panics while closing");
         worker.clone().ok_or_else(|| plain("Error", "this client was closed"))
@@ -293,6 +295,28 @@ impl LocalClient {
         let worker = self.worker()?;
         let outcome = Outcome { verdict: self::verdict(verdict)?, blocks, detail };
         worker.client.get()?.report(space.0, request, outcome).map_err(raise)
+    }
+
+    /// The same for keys that may be resident with gaps between them, and nothing is moved: a
+    /// Pending[tuple[list[tuple[int, Acquired]], int]], every resident run with the position of its first key, and how
+    /// many keys were looked at. What comes after `gaps_max` gaps is not.
+    #[pyo3(signature = (space, keys, *, lease=10.0, gaps_max=64))]
+    fn acquire_runs_start(
+        &self,
+        space: Space,
+        keys: Vec<PyBackedBytes>,
+        lease: f64,
+        gaps_max: usize,
+    ) -> PyResult<Pending> {
+        let worker = self.worker()?;
+        let lease = seconds("lease", lease)?;
+        let client = worker.client.get()?.clone();
+        let keys = Packed::new(&keys);
+        let work = move || {
+            let runs = Runs::find(&client, space.0, &keys.keys(), lease, gaps_max)?;
+            Ok(Box::new(move |py: Python<'_>| runs.into_answer(py)) as _)
+        };
+        worker.quick()?.ask(work).map_err(raise)
     }
 
     /// Tells the daemon at once what it is told with the next call otherwise: leases that ended, slots given up.

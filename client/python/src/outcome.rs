@@ -106,6 +106,11 @@ impl Miss {
         Self { index, reason: word::miss_reason(reason), detail, age, tier: word::tier(tier) }
     }
 
+    /// The one word.
+    pub(crate) fn into_reason(self) -> String {
+        self.reason
+    }
+
     pub(crate) fn describe(&self) -> String {
         format!("<kvtier.Miss {}: {} {}>", self.index, self.reason, self.detail)
     }

@@ -158,6 +158,9 @@ class LocalClient:
     def report(
         self, space: bytes, request: str, verdict: _Verdict, *, blocks: int = 0, detail: str = ""
     ) -> None: ...
+    def acquire_runs_start(
+        self, space: bytes, keys: Sequence[bytes], *, lease: float = 10.0, gaps_max: int = 64
+    ) -> Pending[tuple[list[tuple[int, Acquired]], int]]: ...
     def flush(self) -> None: ...
     def close(self) -> None: ...
     def __enter__(self) -> Self: ...
@@ -273,6 +276,38 @@ class Pending(Generic[_T]):
     def poll(self) -> _T | None: ...
     def wait(self, timeout: float | None = None) -> _T: ...
     def __class_getitem__(cls, key: Any) -> GenericAlias: ...
+
+@final
+class Pool:
+    def __new__(cls, buffer: _Buffer, *, stride: int, row_bytes: int) -> Self: ...
+    def load_start(
+        self,
+        client: LocalClient,
+        space: bytes,
+        keys: Sequence[bytes],
+        rows: Sequence[int],
+        *,
+        lease: float = 10.0,
+        verify: bool = True,
+    ) -> Pending[Filled]: ...
+    def store_start(
+        self,
+        client: LocalClient,
+        space: bytes,
+        keys: Sequence[bytes],
+        rows: Sequence[int],
+        *,
+        parent: bytes | None = None,
+        durability: _Durability = "volatile",
+    ) -> Pending[list[Outcome]]: ...
+    def close(self) -> None: ...
+
+@final
+class Filled:
+    @property
+    def count(self) -> int: ...
+    @property
+    def reason(self) -> str | None: ...
 
 @final
 class Outcome:

@@ -66,7 +66,7 @@ pub(crate) fn borrow_all(buffers: &[Bound<'_, PyAny>], way: Way) -> PyResult<Vec
     buffers.iter().enumerate().map(|(index, buffer)| borrow(index, buffer, way)).collect()
 }
 
-fn borrow(index: usize, given: &Bound<'_, PyAny>, way: Way) -> PyResult<Foreign> {
+pub(super) fn borrow(index: usize, given: &Bound<'_, PyAny>, way: Way) -> PyResult<Foreign> {
     let buffer = PyUntypedBuffer::get(given)?;
     if !buffer.is_c_contiguous() {
         let message = format!("buffer {index} is strided: give a C-contiguous one and its pieces as segments");

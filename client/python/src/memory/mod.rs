@@ -14,10 +14,12 @@ mod copy;
 mod dlpack;
 mod lent;
 mod plan;
+mod rows;
 mod slot;
 
 pub(crate) use block::Block;
 pub(crate) use copy::{Segments, Way, borrow_all, gather, move_segments, scatter};
 pub(crate) use lent::Lent;
 pub(crate) use plan::Plan;
+pub(crate) use rows::Rows;
 pub(crate) use slot::Slot;

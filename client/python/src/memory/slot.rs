@@ -83,14 +83,7 @@ impl Writing {
 
 impl Slot {
     pub(crate) fn new(index: usize, reserved: Reserved) -> Self {
-        let (kind, reason, detail) = match &reserved {
-            Reserved::Write(_) => ("write", None, String::new()),
-            Reserved::Duplicate(_) => ("duplicate", None, String::new()),
-            Reserved::Declined { reason, detail } => {
-                ("declined", Some(kvtier_client::word::decline_reason((*reason).into())), detail.clone())
-            }
-            Reserved::Rejected(detail) => ("rejected", None, detail.clone()),
-        };
+        let (kind, reason, detail) = describe(&reserved);
         let held = match reserved {
             Reserved::Write(reservation) => Some(Commitment::Written(reservation)),
             Reserved::Duplicate(existing) => existing.map(Commitment::Existing),
@@ -103,6 +96,12 @@ impl Slot {
         let process = std::process::id();
         let writing = Writing { held: Mutex::new(held.map(Owned::new)), views: AtomicUsize::new(0), process };
         Self { place: Arc::new(writing), index, nbytes, kind, reason, detail }
+    }
+
+    /// What a slot comes to if nothing is committed.
+    pub(crate) fn outcome_of(reserved: &Reserved) -> Outcome {
+        let (kind, reason, detail) = describe(reserved);
+        Outcome::of_slot(kind, reason, detail)
     }
 
     /// What it will come to if nothing is committed.
@@ -199,5 +198,17 @@ impl Slot {
     /// (1, 0): the CPU.
     fn __dlpack_device__(&self) -> (i32, i32) {
         dlpack::CPU
+    }
+}
+
+/// Its kind, and why it was refused: as one word, and in words.
+fn describe(reserved: &Reserved) -> (&'static str, Option<String>, String) {
+    match reserved {
+        Reserved::Write(_) => ("write", None, String::new()),
+        Reserved::Duplicate(_) => ("duplicate", None, String::new()),
+        Reserved::Declined { reason, detail } => {
+            ("declined", Some(kvtier_client::word::decline_reason((*reason).into())), detail.clone())
+        }
+        Reserved::Rejected(detail) => ("rejected", None, detail.clone()),
     }
 }

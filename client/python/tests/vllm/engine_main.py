@@ -8,6 +8,10 @@ answers go as JSON lines to the file descriptor named in KVTIER_ANSWERS; what vL
     {"do": "connect"}       -> when a daemon that was restarted is connected
     {"do": "hooks"}         -> microseconds of a scheduler step that were the connector's since the last time, in all and
                                by hook: median, p99, longest
+    {"do": "tier"}          -> counters of a KvtierTier, and the same figures for it alone
+    {"do": "settle"}        -> steps until nothing is under way any more, as an engine with a process of its own does
+    {"do": "replace_weights"} -> all caches are emptied as if other weights had been loaded
+    {"do": "forget_host"}   -> empties the engine's own prefix cache and vLLM's CPU pool if it has one, and nothing else
 
 The engine runs in this process (VLLM_ENABLE_V1_MULTIPROCESSING=0): it starts twice as fast.
 """
@@ -40,6 +44,11 @@ def make_engine(options: dict[str, Any]) -> Any:
         from vllm.config import KVEventsConfig
 
         options["kv_events_config"] = KVEventsConfig(enable_kv_cache_events=True, publisher="zmq", **events)
+    transfer = options.pop("transfer", None)
+    if transfer is not None:
+        from vllm.config import KVTransferConfig
+
+        options["kv_transfer_config"] = KVTransferConfig(kv_role="kv_both", **transfer)
     return LLM(**options)
 
 
@@ -171,8 +180,8 @@ def time_hooks(llm: Any) -> None:
 
         return called
 
-    if scheduler.connector is not None:
-        for name in HOOKS:
+    for name in HOOKS:
+        if hasattr(scheduler.connector, name):
             setattr(scheduler.connector, name, timed(name))
         time_stores(scheduler)
 
@@ -234,6 +243,74 @@ def shares(times: list[float]) -> dict[str, float]:
     return {name: round(times[int(share * (len(times) - 1))] * 1e6, 1) for name, share in at.items()}
 
 
+#: What vLLM calls of a tier in a step; the last one ends it.
+TIER_HOOKS = (
+    "on_new_request",
+    "lookup",
+    "submit_load",
+    "submit_store",
+    "get_finished_jobs",
+    "on_request_finished",
+    "on_schedule_end",
+)
+
+
+def tier_of(llm: Any) -> Any:
+    """The KvtierTier of an engine that has one."""
+    connector = getattr(core_of(llm).scheduler.connector, "connector_scheduler", None)
+    tiers = getattr(getattr(connector, "manager", None), "secondary_tiers", [])
+    return next((tier for tier in tiers if type(tier).__name__ == "KvtierTier"), None)
+
+
+def time_tier(llm: Any) -> None:
+    """Adds up, step by step, the time the scheduler spends in the tier, what vLLM does around it apart."""
+    tier = tier_of(llm)
+    if tier is None:
+        return
+    tier.times = [0.0]
+
+    def timed(name: str) -> Any:
+        hook = getattr(tier, name)
+
+        def called(*given: Any, **named: Any) -> Any:
+            began = time.perf_counter()
+            try:
+                return hook(*given, **named)
+            finally:
+                tier.times[-1] += time.perf_counter() - began
+                if name == TIER_HOOKS[-1]:
+                    tier.times.append(0.0)
+
+        return called
+
+    for name in TIER_HOOKS:
+        setattr(tier, name, timed(name))
+
+
+def tier(llm: Any) -> dict[str, Any]:
+    held = tier_of(llm)
+    connected = held._on is not None and held._on.link.client() is not None
+    figures = shares(held.times) | {"steps": len(held.times)}
+    return dict(held.counts) | {"connected": connected, "on": held._on is not None} | figures
+
+
+def settle(llm: Any) -> dict[str, Any]:
+    core = core_of(llm)
+    steps = 0
+    while core.scheduler.has_requests():
+        core.step()
+        steps += 1
+    return {"steps": steps}
+
+
+def forget_host(llm: Any) -> dict[str, Any]:
+    settle(llm)
+    offloading = getattr(core_of(llm).scheduler.connector, "connector_scheduler", None)
+    if hasattr(offloading, "manager"):
+        offloading.manager.primary_tier.reset_cache()
+    return {"done": llm.reset_prefix_cache()}
+
+
 def count_preemptions(llm: Any) -> None:
     scheduler = core_of(llm).scheduler
     scheduler.preempted_for_the_test = 0
@@ -256,6 +333,7 @@ def main() -> None:
     llm = make_engine(json.loads(sys.stdin.readline()))
     count_preemptions(llm)
     time_hooks(llm)
+    time_tier(llm)
     say({"ready": True})
     for line in sys.stdin:
         order = json.loads(line)
@@ -272,6 +350,16 @@ def main() -> None:
                 say(drain())
             case "connect":
                 say(connect(llm))
+            case "tier":
+                say(tier(llm))
+            case "settle":
+                say(settle(llm))
+            case "replace_weights":
+                # What vLLM does after it has loaded other weights into the same engine.
+                settle(llm)
+                say({"done": core_of(llm).reset_prefix_cache(reset_connector=True)})
+            case "forget_host":
+                say(forget_host(llm))
             case "forget":
                 # Drops the engine's own prefix cache, and nothing else.
                 say({"done": llm.reset_prefix_cache()})

@@ -33,7 +33,9 @@ SAME = {
 class Engine:
     """One vLLM in one process. kill() is kill -9; close() lets it end in order."""
 
-    def __init__(self, model: str, log: Path, connector: dict[str, Any] | None = None, **options: Any) -> None:
+    def __init__(
+        self, model: str, log: Path, connector: dict[str, Any] | None = None, python: str = sys.executable, **options: Any
+    ) -> None:
         options = {
             "model": str(MODELS / model),
             "dtype": "bfloat16",
@@ -52,7 +54,7 @@ class Engine:
         ours, theirs = os.pipe()
         with log.open("wb") as printed:
             self.process = subprocess.Popen(
-                [sys.executable, str(HERE / "engine_main.py")],
+                [python, str(HERE / "engine_main.py")],
                 stdin=subprocess.PIPE,
                 stdout=printed,
                 stderr=subprocess.STDOUT,
@@ -119,6 +121,24 @@ class Engine:
         assert line, f"the engine ended with {self.process.wait(PATIENCE)}:\n{self.log.read_text()[-6000:]}"
         answer: dict[str, Any] = json.loads(line)
         return answer
+
+
+def offloading(tier: dict[str, Any], pool_bytes: int = 256 << 20, **extra: Any) -> dict[str, Any]:
+    """vLLM's own offloading with one secondary tier, for an engine on CPUs: Engine(…, transfer=offloading(…))."""
+    return {
+        "kv_connector": "OffloadingConnector",
+        "kv_connector_extra_config": {
+            "spec_name": "CpuTieringSpec",
+            "spec_module_path": "kvtier.vllm",
+            "cpu_bytes_to_use": pool_bytes,
+            "secondary_tiers": [tier],
+        }
+        | extra,
+    }
+
+
+def kvtier_tier(daemon_folder: Path, **settings: Any) -> dict[str, Any]:
+    return {"type": "KvtierTier", "module_path": "kvtier.vllm", "data_directory": str(daemon_folder)} | settings
 
 
 def prose() -> str:

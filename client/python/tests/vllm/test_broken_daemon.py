@@ -30,10 +30,10 @@ def reconnected(engine: Engine) -> None:
     wait_for(lambda: engine.ask("counts")["connected"], "the engine to be connected again")
 
 
-def wait_for(true: Callable[[], Any], what: str) -> None:
-    deadline = time.monotonic() + WAIT
+def wait_for(true: Callable[[], Any], what: str, longest: float = WAIT) -> None:
+    deadline = time.monotonic() + longest
     while not true():
-        assert time.monotonic() < deadline, f"waited {WAIT} s for {what}"
+        assert time.monotonic() < deadline, f"waited {longest} s for {what}"
         # The engine's own pauses are longer than this one.
         time.sleep(0.02)
 

@@ -106,3 +106,30 @@ def _problems(name: str, value: Any, kind: type[Any]) -> list[str]:
     if name in CHOICES and value not in CHOICES[name]:
         return [f"{name}: {value!r} is unknown; use one of {', '.join(CHOICES[name])}"]
     return []
+
+
+#: Settings that mean something to a tier, too: vLLM decides the others itself.
+OF_TIER = (
+    "data_directory",
+    "local_socket",
+    "endpoint",
+    "tenant",
+    "weights",
+    "durability",
+    "verify",
+    "lookup_timeout_ms",
+    "load_timeout_ms",
+    "load_threads",
+    "lease_ms",
+    "retry_ms_max",
+)
+
+
+def read_of_tier(given: Mapping[str, Any]) -> Settings:
+    """The settings of a tier, which stand beside its "type". Raises InvalidArgument that names every problem."""
+    unknown = [name for name in given if name not in OF_TIER]
+    if unknown:
+        raise InvalidArgument(
+            f"secondary_tiers: {', '.join(unknown)}: no such settings of KvtierTier; use some of {', '.join(OF_TIER)}"
+        )
+    return Settings.read(given)

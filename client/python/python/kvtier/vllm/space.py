@@ -77,10 +77,43 @@ def describe_space(identity: EngineIdentity, workers: Mapping[tuple[int, int], W
             f" {PARTS_MAX} and {BLOCK_BYTES_MAX} are possible: use a smaller --block-size"
         )
     shapes = [workers[rank].describe() for rank in ranks]
-    geometry = hashlib.sha256(json.dumps(shapes, sort_keys=True).encode()).hexdigest()
     packings = sorted({group.packing for rank in ranks for group in workers[rank].groups})
-    backends = sorted({packing.partition("/")[0] for packing in packings})
     layouts = sorted({workers[rank].layout for rank in ranks})
+    return _describe(identity, part_bytes, layouts, shapes, packings)
+
+
+@dataclass(frozen=True)
+class RowShape:
+    """What a row of vLLM's CPU pool is, as far as it decides the bytes of a block."""
+
+    row_bytes: int
+    layout: str
+    #: Everything else that decides them, as plain values.
+    shape: Mapping[str, Any]
+    packings: tuple[str, ...]
+
+
+def describe_rows(identity: EngineIdentity, rows: RowShape) -> SpaceDescription:
+    """The space of an engine that offloads such rows; never one of describe_space(). Raises Unsupported."""
+    if rows.row_bytes > BLOCK_BYTES_MAX:
+        raise Unsupported(
+            f"a chunk of {identity.unit_tokens} tokens has {rows.row_bytes} bytes; at most {BLOCK_BYTES_MAX} are"
+            ' possible: use a smaller "block_size" in kv_connector_extra_config'
+        )
+    layout = f"offload-rows {rows.layout}"
+    described = _describe(identity, (rows.row_bytes,), [layout], [dict(rows.shape)], list(rows.packings))
+    return replace(described, key_recipe=f"{described.key_recipe}+group")
+
+
+def _describe(
+    identity: EngineIdentity,
+    part_bytes: tuple[int, ...],
+    layouts: list[str],
+    shapes: list[dict[str, Any]],
+    packings: list[str],
+) -> SpaceDescription:
+    geometry = hashlib.sha256(json.dumps(shapes, sort_keys=True).encode()).hexdigest()
+    backends = sorted({packing.partition("/")[0] for packing in packings})
     recipe = f"vllm-{identity.hash_algorithm}-{identity.hash_tokens}"
     if identity.hash_algorithm in PICKLED:
         recipe += f"-python{identity.python}"
