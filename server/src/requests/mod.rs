@@ -97,7 +97,7 @@ impl RequestLog {
         let Some(ring) = rings.tenants.get(tenant) else {
             return v1::WhyResponse { now_unix_ms, ..v1::WhyResponse::default() };
         };
-        let of_request = ring.notes.iter().filter(|filed| *filed.request == *request);
+        let of_request = ring.notes.iter().filter(|filed| is_of(&filed.request, request));
         v1::WhyResponse {
             notes: of_request.map(|filed| filed.note.clone()).collect(),
             oldest_unix_ms: ring.notes.front().map_or(0, |oldest| oldest.note.at_unix_ms),
@@ -113,6 +113,12 @@ impl RequestLog {
     fn lock(&self) -> MutexGuard<'_, Rings> {
         self.rings.lock().expect("nobody panics while noting")
     }
+}
+
+/// Whether a noted name is what was asked for: itself, or with more behind a dash. vLLM adds eight digits of its own to
+/// the id its user has seen.
+fn is_of(noted: &str, asked: &str) -> bool {
+    noted.strip_prefix(asked).is_some_and(|rest| rest.is_empty() || rest.starts_with('-'))
 }
 
 impl Rings {

@@ -80,3 +80,13 @@ fn names_and_reports_that_could_harm_a_terminal_or_the_log_are_refused() {
     let absent = v1::ReportRequest { space: vec![1; 32], request: "r".to_owned(), outcome: None };
     assert_eq!(refused(report_of(absent)), "outcome");
 }
+
+#[test]
+fn an_id_is_found_with_the_digits_an_engine_adds_to_it() {
+    let log = log(1 << 20);
+    for (name, number) in [("chatcmpl-1", 1), ("chatcmpl-1-5f3a9c01", 2), ("chatcmpl-12", 3), ("chatcmpl", 4)] {
+        log.note("acme", name, outcome(number));
+    }
+    assert_eq!(blocks_of(&log.why("acme", "chatcmpl-1")), [1, 2]);
+    assert_eq!(blocks_of(&log.why("acme", "chatcmpl-12")), [3]);
+}

@@ -183,7 +183,7 @@ def time_hooks(llm: Any) -> None:
     for name in HOOKS:
         if hasattr(scheduler.connector, name):
             setattr(scheduler.connector, name, timed(name))
-        time_stores(scheduler)
+    time_stores(scheduler)
 
 
 def time_stores(scheduler: Any) -> None:
@@ -192,7 +192,7 @@ def time_stores(scheduler: Any) -> None:
 
     scheduler.store_times = []
     # Workers of several ranks are in processes of their own.
-    worker = get_kv_transfer_group()._worker if has_kv_transfer_group() else None
+    worker = getattr(get_kv_transfer_group(), "_worker", None) if has_kv_transfer_group() else None
     if worker is None:
         return
     reserve, fill = worker.reserve, worker.fill

@@ -50,9 +50,14 @@ class Daemon:
     asked: list[int] = field(default_factory=list)
     found: list[Found] = field(default_factory=list)
     pending: list[Pending] = field(default_factory=list)
+    notes: list[tuple[str, str, int, str]] = field(default_factory=list)
 
-    def acquire_start(self, space: bytes, keys: list[bytes], *, min_tier: str, lease: float) -> Pending:
-        assert (space, min_tier) == (SPACE, "nvme")
+    def report(self, space: bytes, request: str, verdict: str, *, blocks: int, detail: str) -> None:
+        assert space == SPACE
+        self.notes.append((request, verdict, blocks, detail))
+
+    def acquire_start(self, space: bytes, keys: list[bytes], *, min_tier: str, lease: float, request: str) -> Pending:
+        assert (space, min_tier) == (SPACE, "nvme") and request
         self.asked.append(len(keys))
         self.found.append(Found(min(self.resident, len(keys))))
         self.pending.append(Pending(None if self.late else self.found[-1]))
@@ -303,6 +308,22 @@ def test_a_load_that_takes_long_for_nothing_makes_loads_dearer_and_one_that_fail
         world.half.gate._probe_at = -1.0
 
 
+def test_what_became_of_a_request_is_told_for_kvtier_why() -> None:
+    world = World(resident=3)
+    for name, units, why in (("good", 3, ""), ("cut", 1, "block 1 is gone")):
+        some = request(4 * UNIT, name)
+        world.half.matched(some, 0)
+        world.half.allocated(some, [[7, 8, 9, 10]], 3 * UNIT)
+        world.half.learn(StepReport(loads={name: LoadEnd(units, 0.001, why)}))
+        world.half.loaded([name], [], {8} if why else ())
+    slow_loads(world)
+    world.half.gate._probe_at = world.now + 60
+    world.half.matched(request(4 * UNIT, "dear" * 100), 0)
+    assert world.daemon.notes[:2] == [("good", "loaded", 3, ""), ("cut", "failed", 2, "block 1 is gone")]
+    (name, verdict, blocks, detail) = world.daemon.notes[2]
+    assert (name, verdict, blocks) == ("dear" * 32, "declined", 3) and detail.startswith("cost gate: loading 3 blocks")
+
+
 def test_a_step_says_how_much_it_computes() -> None:
     world = World()
     long, decodes = request(40 * UNIT, "long"), request(4 * UNIT, "decodes")
@@ -376,3 +397,11 @@ def test_after_a_change_of_weights_nothing_found_before_counts() -> None:
     assert world.daemon.found[0].released
     world.half.matched(old, 0)
     assert len(world.daemon.asked) == 2
+
+
+def test_what_the_daemon_is_told_of_a_request_is_what_it_takes() -> None:
+    from kvtier.vllm import scheduler_half
+
+    assert scheduler_half._short("a\nb\x1b[2J\u00e9", 512) == "a b [2J\u00e9"
+    # Cut between letters, never inside one.
+    assert scheduler_half._short("\u00e9" * 100, 127) == "\u00e9" * 63

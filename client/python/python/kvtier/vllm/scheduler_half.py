@@ -18,7 +18,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import kvtier
 from kvtier.vllm.cost import Gate
@@ -32,6 +32,8 @@ EARLY_MAX = 64
 LEASE_USED_MAX = 0.5
 #: How long the first requests of an engine may wait for the first connection, in seconds.
 START_WAIT = 10.0
+#: The daemon's bounds for a request's name and a note about it, in bytes.
+NAME_MAX, NOTE_MAX = 128, 512
 
 
 class Request(Protocol):
@@ -73,8 +75,9 @@ class _Loading:
     #: The first group's blocks, unit by unit.
     blocks: list[list[int]]
     since: float
-    #: Units from the first on that no worker has missed.
+    #: Units from the first on that no worker has missed, and why not the next.
     whole: int
+    why: str = ""
     #: Nothing else was computed since it began.
     alone: bool = True
 
@@ -189,7 +192,7 @@ class SchedulerHalf:
             self.counts["lookups_away"] += client is None
             return False
         try:
-            pending = client.acquire_start(space, keys, min_tier="nvme", lease=self._lease)
+            pending = client.acquire_start(space, keys, min_tier="nvme", lease=self._lease, request=_name(tracked.request))
         except kvtier.Error as error:
             self._fault(client, error)
             return False
@@ -236,6 +239,7 @@ class SchedulerHalf:
             return True
         # What it comes to in the end is still good for knowing what is stored already.
         self.counts["lookups_late"] += 1
+        self._note(tracked.request, "declined", 0, f"no answer to the lookup within {since * 1e3:.1f} ms")
         tracked.declined = True
         return False
 
@@ -267,6 +271,10 @@ class SchedulerHalf:
         if choice.units < units:
             self.counts["gate_declined"] += 1
             self.counts["gate_declined_tokens"] += (units - choice.units) * self._unit
+            load = self.gate.load_seconds(in_host, units - in_host) * 1e3
+            compute = self.gate.compute_seconds(computed_tokens, computed_tokens + units * self._unit) * 1e3
+            why = f"cost gate: loading {units} blocks takes {load:.1f} ms, computing them {compute:.1f} ms"
+            self._note(tracked.request, "declined", units - choice.units, why)
         if choice.units == 0:
             tracked.declined = True
             self._drop_found(tracked)
@@ -315,7 +323,9 @@ class SchedulerHalf:
 
     def _settle(self, tracked: _Tracked, loading: _Loading) -> None:
         if loading.whole == loading.units:
+            self._note(tracked.request, "loaded", loading.whole, "")
             return
+        self._note(tracked.request, "failed", loading.units - loading.whole, loading.why)
         # The rest is computed now; what of it kvtier still has is a duplicate, and the rest is stored again.
         self.counts["loads_cut"] += 1
         self.counts["load_tokens_lost"] += (loading.units - loading.whole) * self._unit
@@ -330,6 +340,7 @@ class SchedulerHalf:
             loading = self._under_way.get(request_id)
             if loading is None:
                 continue
+            loading.why = loading.why or end.why
             units = end.units or loading.units
             in_host = min(units, loading.in_host)
             # A load that failed at once says nothing; one that took long for nothing does.
@@ -457,6 +468,16 @@ class SchedulerHalf:
             tracked.found.release()
             tracked.found = None
 
+    def _note(self, request: Request, verdict: Literal["loaded", "declined", "failed"], blocks: int, why: str) -> None:
+        """Tells the daemon what became of a request, for `kvtier why`. Never waits."""
+        client, space = self._link.client(), self._spaces.find(_adapter(request))
+        if client is None or space is None:
+            return
+        try:
+            client.report(space, _name(request), verdict, blocks=blocks, detail=_short(why, NOTE_MAX))
+        except kvtier.Error as error:
+            self._link.lost(client, error)
+
     def _fault(self, client: kvtier.LocalClient, error: kvtier.Error) -> None:
         self.counts["lookups_failed"] += 1
         self._link.lost(client, error)
@@ -474,6 +495,16 @@ def _whole_units(blocks: list[list[list[int]]], count: int) -> int:
             if index >= len(group) or not group[index] or NO_BLOCK in group[index]:
                 return index
     return count
+
+
+def _name(request: Request) -> str:
+    return _short(request.request_id, NAME_MAX)
+
+
+def _short(text: str, length: int) -> str:
+    """What the daemon takes of a text: no control characters, and not too long."""
+    plain = "".join(letter if letter.isprintable() else " " for letter in text)
+    return plain.encode(errors="replace")[:length].decode(errors="ignore")
 
 
 def _before(blocks: list[list[int]], invalid: Collection[int]) -> int:

@@ -59,6 +59,8 @@ class LoadEnd:
     #: Units from the first on that are whole.
     units: int
     seconds: float
+    #: Why the next unit is not there; empty when all are.
+    why: str = ""
 
 
 @dataclass
@@ -77,7 +79,7 @@ class StepReport:
         loads = dict(self.loads)
         for request, end in other.loads.items():
             one = loads.get(request, end)
-            loads[request] = LoadEnd(min(one.units, end.units), max(one.seconds, end.seconds))
+            loads[request] = LoadEnd(min(one.units, end.units), max(one.seconds, end.seconds), one.why or end.why)
         tokens, pairs = (self.tokens, self.pairs) if self.tokens else (other.tokens, other.pairs)
         return StepReport(tokens, pairs, max(self.seconds, other.seconds), loads)
 

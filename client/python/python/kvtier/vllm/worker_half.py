@@ -109,7 +109,7 @@ class WorkerHalf:
                 loaded = one.pending.poll()
             except kvtier.Error as error:
                 self._fail(one.load, one.client, error)
-                self._cut(one.load, 0, 0.0)
+                self._cut(one.load, 0, 0.0, str(error))
                 continue
             if loaded is None:
                 still.append(one)
@@ -133,7 +133,7 @@ class WorkerHalf:
         client = self._link.client()
         if client is None or len(self._loading) >= LOADS_MAX:
             self.counts["loads_away"] += 1
-            self._cut(load, 0, 0.0)
+            self._cut(load, 0, 0.0, "the daemon is away")
             return
         indices = list(range(len(load.keys)))
         parts = []
@@ -154,7 +154,7 @@ class WorkerHalf:
             )
         except kvtier.Error as error:
             self._fail(load, client, error)
-            self._cut(load, 0, 0.0)
+            self._cut(load, 0, 0.0, str(error))
             return
         self._loading.append(_Loading(load, client, pending))
 
@@ -170,21 +170,21 @@ class WorkerHalf:
         else:
             self.counts["loads_incomplete"] += 1
             self._link.say(f"kvtier: {load.request} is computed from block {loaded.blocks} on: {loaded.why}")
-        self._cut(load, loaded.blocks, loaded.seconds)
+        self._cut(load, loaded.blocks, loaded.seconds, loaded.why or "")
 
     def _fail(self, load: Load, client: kvtier.LocalClient, error: kvtier.Error) -> None:
         self.counts["loads_failed"] += 1
         self._link.say(f"kvtier: {load.request} is computed: {error}")
         self._link.lost(client, error)
 
-    def _cut(self, load: Load, units: int, seconds: float) -> None:
+    def _cut(self, load: Load, units: int, seconds: float, why: str) -> None:
         """Reports a load of which only the first `units` are whole."""
         if len(load.blocks) > 1:
             self._failed.add(load.request)
             units = 0
         else:
             self._invalid.update(block for unit in load.blocks[0][units:] for block in unit if block != NO_BLOCK)
-        self._report.loads[load.request] = LoadEnd(units, seconds)
+        self._report.loads[load.request] = LoadEnd(units, seconds, why)
 
     # Stores
 
