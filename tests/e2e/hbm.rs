@@ -42,7 +42,7 @@ fn a_pool_that_cannot_be_is_refused_with_what_would_do() {
     for (text, expected) in
         [("99%", "is not between 1% and 95%"), ("1KiB", "one extent, \"32MiB\""), ("lots", "write a size")]
     {
-        let stopped = Setup::with(&[("hbm.bytes", text)]).try_start().expect_err("it does not start");
+        let stopped = Setup::with(&[("hbm.bytes", text)]).try_start().err().expect("it does not start");
         assert!(stopped.log.contains("hbm.bytes") && stopped.log.contains(expected), "{text}: {}", stopped.log);
     }
 }

@@ -26,7 +26,7 @@ fn store(rig: &Rig, device: u16, number: u64) -> Store {
     let header = SlotHeader {
         block: BlockId(number.into()),
         space: SpaceDigest([1; 32]),
-        key: Key::new(&number.to_le_bytes()).unwrap(),
+        key: Key::new(&number.to_le_bytes()).expect("eight bytes are a key"),
         parent: None,
         length: LENGTH,
         crc: crc32fast::hash(&bytes),
@@ -265,7 +265,7 @@ fn bad_moves_are_refused_with_what_is_wrong() {
         (vec![at(0, BlockPlace::Host(slot(0, 4096)))], vec![], "does not fit a slot of 8192"),
         (vec![at(0, host), at(1, pool)], vec![], "1 of 2 blocks are in the pool"),
         (vec![at(0, stray)], vec![], "arena 9 is not known"),
-        (vec![at(0, host)], vec![0..2], "layers 0..2 are not a range of 0..1"),
+        (vec![at(0, host)], std::iter::once(0..2).collect(), "layers 0..2 are not a range of 0..1"),
         (vec![at(0, BlockPlace::Pool(slot(1_000_000, 32_768)))], vec![], "outside the pool"),
     ];
     for (blocks, layers, expected) in calls {

@@ -40,7 +40,7 @@ const CHECKSUM: u32 = 1;
 
 impl OnCpu {
     fn compile() -> Self {
-        let folder = tempfile::tempdir().unwrap();
+        let folder = tempfile::tempdir().expect("a temporary folder");
         let program = folder.path().join("kernels");
         let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("hbm/kernels_on_cpu.cc");
         let made = Command::new("g++").args(["-std=c++20", "-O1", "-pthread", "-o"]).arg(&program).arg(source).output();
@@ -60,8 +60,8 @@ impl OnCpu {
         input.extend((memory.len() as u64).to_le_bytes());
         input.extend(arguments);
         input.extend(memory);
-        child.stdin.take().unwrap().write_all(&input).unwrap();
-        let output = child.wait_with_output().unwrap();
+        child.stdin.take().expect("its input is a pipe").write_all(&input).expect("it reads its input");
+        let output = child.wait_with_output().expect("it ends");
         assert!(output.status.success(), "{}", output.status);
         output.stdout
     }

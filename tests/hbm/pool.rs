@@ -29,7 +29,7 @@ impl Hot {
         let rig = Rig::with(1, 1, settings(MIB));
         let spawn = Arc::new(rig.tasks.clone());
         let clock = Arc::new(rig.clock.clone());
-        let pool = HotPool::new(rig.tier.clone(), clock, spawn, PolicyKind::LeafLru, MIB).unwrap();
+        let pool = HotPool::new(rig.tier.clone(), clock, spawn, PolicyKind::LeafLru, MIB).expect("the GPU has a pool");
         Self { rig, pool }
     }
 
@@ -45,7 +45,7 @@ impl Hot {
         let (block, length, crc) = Self::known(number);
         let from = slot(0, LENGTH);
         self.rig.memory.write(from, 0, &Self::bytes(number));
-        let key = Key::new(&number.to_le_bytes()).unwrap();
+        let key = Key::new(&number.to_le_bytes()).expect("eight bytes are a key");
         let parent = parent.map(|parent| BlockId(parent.into()));
         let header = SlotHeader { block, space: SpaceDigest([1; 32]), key, parent, length, crc, generation: 9 };
         self.rig.run(self.pool.promote(0, header, 1, from, Box::new(())))

@@ -47,7 +47,7 @@ impl Rig {
         let memory = Arc::new(HeapMemory::of_bytes(16 * MIB));
         let ports = gpus.iter().map(|gpu| Arc::clone(gpu) as Arc<dyn Gpu>).collect();
         let arenas = [arena(&memory)];
-        let tier = HbmTier::open(&settings, ports, memory.clone(), &arenas, Drive::ByHand).unwrap();
+        let tier = HbmTier::open(&settings, ports, memory.clone(), &arenas, Drive::ByHand).expect("a simulated tier");
         let clock = HandClock::default();
         let tasks = Tasks::new(seed, clock.clone());
         Self { machine, gpus, memory, tier, clock, seed, tasks }
@@ -76,9 +76,9 @@ impl Rig {
         let (tier, gpus) = (self.tier.clone(), self.gpus.clone());
         let damage = move |slot: Slot, at: u32| {
             let gpu = Arc::clone(&gpus[usize::from(slot.device)]) as Arc<dyn Gpu>;
-            let memory = tier.pool_memory(slot.device).unwrap();
+            let memory = tier.pool_memory(slot.device).expect("the GPU has a pool");
             let place = Place { memory, offset: slot.offset + u64::from(at) };
-            Shuttle::new(&gpu).unwrap().damage(place).unwrap();
+            Shuttle::new(&gpu).and_then(|shuttle| shuttle.damage(place)).expect("damage is done");
         };
         World { tier: Arc::new(self.tier.clone()), memory: self.memory.clone(), damage: Box::new(damage) }
     }

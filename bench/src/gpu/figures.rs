@@ -85,7 +85,7 @@ pub(super) fn run(site: &Site, options: &Options, runtime: &Runtime, report: &mu
     }
     measure.calls(report)?;
     if let Ok(rig) = &site.nvme {
-        measure.from_nvme(rig, up, report)?;
+        measure.nvme_to_worker(rig, up, report)?;
     }
     Ok(())
 }
@@ -210,8 +210,12 @@ impl Measure<'_> {
         for (title, direction, moved, least) in moves {
             let bytes = self.chain_bytes() / u64::from(layers) * u64::from(moved) * CALLS_AT_ONCE;
             let value = self.speed(bytes, || {
-                let call =
-                    || ChainMove { direction, blocks: blocks.clone(), layers: vec![0..moved], keep: Box::new(()) };
+                let call = || ChainMove {
+                    direction,
+                    blocks: blocks.clone(),
+                    layers: std::iter::once(0..moved).collect(),
+                    keep: Box::new(()),
+                };
                 let begun = (0..CALLS_AT_ONCE).map(|_| worker.begin(&self.site.ground.tier, call()));
                 let begun = begun.collect::<Result<Vec<_>, _>>()?;
                 begun.iter().try_for_each(|progress| Ok(self.runtime.block_on(progress.wait_end())?))
@@ -245,7 +249,7 @@ impl Measure<'_> {
     }
 
     /// A chain from NVMe to a worker, group by group, against the slower of the two links.
-    fn from_nvme(&self, rig: &Rig, up: f64, report: &mut Report) -> Result<(), Failure> {
+    fn nvme_to_worker(&self, rig: &Rig, up: f64, report: &mut Report) -> Result<(), Failure> {
         let worker = self.worker(Kind::Fused)?;
         let length = worker.layout().block_bytes() as u32;
         let blocks = self.chain(&worker, 0..self.site.sizes.blocks, BlockPlace::Host);

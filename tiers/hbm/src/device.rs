@@ -59,7 +59,7 @@ impl Device {
     pub(crate) fn pool_place(&self, slot: Slot, length: u32) -> Result<Place, &'static str> {
         let memory = self.pool.ok_or("the GPU has no pool")?;
         let end = slot.offset.checked_add(u64::from(slot.bytes));
-        if !end.is_some_and(|end| end <= self.geometry.bytes) {
+        if end.is_none_or(|end| end > self.geometry.bytes) {
             Err("slot lies outside the pool")
         } else if !slot.offset.is_multiple_of(PAGE_BYTES) || !u64::from(slot.bytes).is_multiple_of(PAGE_BYTES) {
             Err("slot is not aligned to pages")
