@@ -57,7 +57,10 @@ pub(super) fn table(node: &Node, folder: &Path, calls: usize) -> Result<String, 
             })?;
             let limit = limit.as_mut().map_err(|error| error.to_string())?;
             echo.wake();
-            sample(count, limit, || Ok(echo.round_trip()))?;
+            sample(count, limit, || {
+                echo.round_trip();
+                Ok(())
+            })?;
             echo.sleep();
         }
         let names = ["ring, spinning", "ring, sleeping", "gRPC, unix socket", "limit: a word to a thread and back"];

@@ -74,7 +74,7 @@ fn no_wake_up_is_lost_between_two_threads() {
     let ((_, mut requests), (mut ask, _)) = pair();
     let (bell, rung) = mpsc::channel::<()>();
     let (took, room) = mpsc::channel::<()>();
-    let sender = std::thread::spawn(move || {
+    let send = move || {
         for number in 0..ENTRIES {
             loop {
                 match ask.send(&number.to_le_bytes()).expect("an honest receiver") {
@@ -87,7 +87,8 @@ fn no_wake_up_is_lost_between_two_threads() {
                 }
             }
         }
-    });
+    };
+    let sender = std::thread::Builder::new().name("ring-sender".to_owned()).spawn(send).expect("a thread");
     let mut expected = 0_u64;
     while expected < ENTRIES {
         match taken(&mut requests) {

@@ -56,8 +56,11 @@ fn blocks_of_one_event_follow_each_other() {
     assert!(before.is_some());
 }
 
+/// Writes one event.
+type Write<'a> = &'a dyn Fn(&mut Vec<u8>);
+
 /// A batch with these events, each written by itself.
-fn batch(events: &[&dyn Fn(&mut Vec<u8>)]) -> Vec<u8> {
+fn batch(events: &[Write<'_>]) -> Vec<u8> {
     let mut bytes = Vec::new();
     write_array_len(&mut bytes, 3).expect("a vector grows");
     write_f64(&mut bytes, 1.5).expect("a vector grows");
