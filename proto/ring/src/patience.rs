@@ -3,13 +3,14 @@
 /// Most turns without a look.
 const REST_MAX: u32 = 64;
 
-/// Looking costs a core and saves a wake-up; it is worth it while the other end answers or asks again at once. After a look
-/// in vain the next turn is slept through, after another the next two, and so on up to 64; one that paid ends that.
+/// Looking costs a core and saves a wake-up; it is worth it while the other end answers or asks again at once. One look in
+/// vain may be the machine's doing: an interrupted partner. After a second one in a row the next turn is slept through,
+/// after another the next two, and so on up to 64; one that paid ends that.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Patience {
     /// Turns to sleep through.
     rest: u32,
-    /// What the last look in vain has cost, in turns.
+    /// What one more look in vain will cost, in turns.
     penalty: u32,
 }
 
@@ -28,8 +29,8 @@ impl Patience {
 
     /// It has looked, and slept in the end.
     pub fn looked_in_vain(&mut self) {
-        self.penalty = (self.penalty * 2).clamp(1, REST_MAX);
         self.rest = self.penalty;
+        self.penalty = (self.penalty * 2).clamp(1, REST_MAX);
     }
 
     /// It has looked, and something came.
@@ -54,10 +55,12 @@ mod tests {
             rests.push(turns_until_a_look(&mut patience));
             patience.looked_in_vain();
         }
-        assert_eq!(rests, [0, 1, 2, 4, 8, 16, 32, 64, 64]);
+        assert_eq!(rests, [0, 0, 1, 2, 4, 8, 16, 32, 64]);
         assert_eq!(turns_until_a_look(&mut patience), 64);
         patience.was_rewarded();
         assert_eq!(turns_until_a_look(&mut patience), 0);
+        patience.looked_in_vain();
+        assert_eq!(turns_until_a_look(&mut patience), 0, "once may be the machine's doing");
         patience.looked_in_vain();
         assert_eq!(turns_until_a_look(&mut patience), 1);
     }

@@ -28,7 +28,7 @@ fn a_frame_has_these_bytes() {
     };
     let expect = format!(
         "0d000000{crc}0900000000000000090000000000000002000000{}",
-        "010600".to_owned() + "00fb0010" + "060001fb0010"
+        "020600".to_owned() + "00fb0010" + "060001fb0010"
     );
     assert_eq!(hex, expect);
     assert_eq!(marks, [(9, 0)]);
