@@ -11,6 +11,7 @@
 //! and a reset forgets everything first.
 
 use std::collections::BTreeMap;
+use std::ops::Bound;
 
 use kvtier_identity::{BlockId, Key, SpaceDigest};
 
@@ -68,21 +69,31 @@ impl EngineTable {
     /// Up to `count_max` entries behind the cursor, as events; none: all have been listed.
     pub(crate) fn snapshot_next(&self, core: &Core, cursor: &mut EngineCursor, count_max: usize) -> Vec<Event> {
         let mut events = Vec::new();
-        let from = cursor.as_ref().map_or_else(String::new, |(engine, _)| engine.clone());
-        for (engine, places) in self.engines.range(from..) {
-            let last = cursor.as_ref().filter(|(listed, _)| listed == engine).map(|(_, place)| *place);
-            for (place, held) in places.iter().filter(|(place, _)| last.is_none_or(|last| **place > last)) {
-                if events.len() == count_max {
-                    return events;
-                }
-                *cursor = Some((engine.clone(), *place));
-                let Some(space) = core.spaces.numbered(held.space).map(|space| space.record.digest) else { continue };
-                let (tier, block) = *place;
-                let (engine, key, parent) = (engine.clone(), held.key.clone(), held.parent);
-                events.push(Event::EngineStored { engine, space, block, key, parent, tier });
+        let mut last = None;
+        for (engine, place, held) in self.behind(cursor.as_ref()) {
+            if events.len() == count_max {
+                break;
             }
+            last = Some((engine, *place));
+            let Some(space) = core.spaces.numbered(held.space).map(|space| space.record.digest) else { continue };
+            let (tier, block) = *place;
+            let (engine, key, parent) = (engine.to_owned(), held.key.clone(), held.parent);
+            events.push(Event::EngineStored { engine, space, block, key, parent, tier });
+        }
+        if let Some((engine, place)) = last {
+            *cursor = Some((engine.to_owned(), place));
         }
         events
+    }
+
+    /// Every entry behind a place, in order; found without a walk over those before it.
+    fn behind(&self, cursor: Option<&(String, Place)>) -> impl Iterator<Item = (&str, &Place, &Held)> {
+        let from = cursor.map_or("", |(engine, _)| engine);
+        self.engines.range::<str, _>((Bound::Included(from), Bound::Unbounded)).flat_map(move |(engine, places)| {
+            let last = cursor.filter(|(listed, _)| listed == engine).map(|(_, place)| *place);
+            let places = places.range((last.map_or(Bound::Unbounded, Bound::Excluded), Bound::Unbounded));
+            places.map(move |(place, held)| (engine.as_str(), place, held))
+        })
     }
 }
 
@@ -164,4 +175,35 @@ fn check_name(engine: &str) -> Result<(), EngineError> {
         return Err(EngineError::invalid("engine", format!("{} bytes long", engine.len()), remedy));
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_snapshot_in_pages_lists_every_place_once() {
+        let mut table = EngineTable::default();
+        let key = Key::new(b"k").expect("a key");
+        for (engine, count) in [("a", 5), ("b", 1), ("b/1", 4), ("c", 0)] {
+            let held = || Held { space: 0, key: key.clone(), parent: None };
+            let places = (0..count).map(|number| ((TierKind::Hbm, BlockId(number)), held()));
+            table.engines.insert(engine.to_owned(), places.collect());
+        }
+        for page in 1..=11 {
+            let (mut cursor, mut listed) = (None, Vec::new());
+            loop {
+                let before = listed.len();
+                listed.extend(
+                    table.behind(cursor.as_ref()).take(page).map(|(engine, place, _)| (engine.to_owned(), *place)),
+                );
+                if listed.len() == before {
+                    break;
+                }
+                cursor = listed.last().cloned();
+            }
+            let expected: Vec<_> = table.behind(None).map(|(engine, place, _)| (engine.to_owned(), *place)).collect();
+            assert_eq!((listed.len(), &listed), (10, &expected), "{page} a page");
+        }
+    }
 }
