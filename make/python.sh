@@ -27,6 +27,10 @@ fi
 PATH=$venv/bin:$PATH make/beat.sh "python package" "$venv/bin/pip" install --quiet --disable-pip-version-check --no-build-isolation \
   --no-deps --force-reinstall ./client/python
 
+# A folder of its own for everything temporary, gone at the end. In /tmp, because paths of sockets are short.
+scratch=$(mktemp -d)
+trap 'rm -rf "$scratch"' EXIT
 cd client/python
-export PYTHONDONTWRITEBYTECODE=1
-BEAT_LOG=$log ../../make/beat.sh "python test" "$venv/bin/python" -m pytest -q -p no:cacheprovider --ignore tests/vllm "$@"
+export PYTHONDONTWRITEBYTECODE=1 TMPDIR=$scratch
+BEAT_LOG=$log ../../make/beat.sh "python test" "$venv/bin/python" -m pytest -q -p no:cacheprovider \
+  --basetemp "$scratch/t" --ignore tests/vllm "$@"

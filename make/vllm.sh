@@ -62,10 +62,11 @@ else
 fi
 
 [[ " $* " == *" -m "* ]] || set -- -m "not full" "$@"
-# A folder of its own: pytest clears the shared one when others run tests. In /tmp, because paths of sockets are short.
+# A folder of its own for everything temporary, gone at the end: pytest clears the shared one when others run tests, and
+# engines that are killed leave theirs. In /tmp, because paths of sockets are short.
 scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
 cd client/python
-export PYTHONDONTWRITEBYTECODE=1 KVTIER_MODELS=$models
+export PYTHONDONTWRITEBYTECODE=1 KVTIER_MODELS=$models TMPDIR=$scratch
 BEAT_LOG=$log ../../make/beat.sh "vllm test" "$venv/bin/python" -m pytest -q -p no:cacheprovider \
   --basetemp "$scratch/t" tests/vllm "$@"

@@ -117,7 +117,19 @@ def test_events_tell_what_comes_and_goes(node: Node) -> None:
     assert seen[1].nbytes == 2 and seen[2].cause == "deleted"
     again = next(node.client.events(position, [space]))
     assert again.epoch == position[0] and "stored" in [event.kind for event in again.events]
-    assert node.client.events("tail", [space]).next(0.0) is None
+
+
+def test_the_tail_of_events_holds_nothing_of_before(node: Node) -> None:
+    space = node.space(4096)
+    assert node.client.events("tail", [space]).next(0.0) is None, "nothing happened in it yet"
+    # Events are told once they are durable, and so is a durable put when it is answered.
+    node.client.put(space, [b"before"], [b"1"], durability="durable")
+    tail = node.client.events("tail", [space])
+    node.client.put(space, [b"after"], [b"2"])
+    stored: list[kvtier.Event] = []
+    while not stored:
+        stored = [event for event in next(tail).events if event.kind == "stored" and event.tier == "host"]
+    assert [event.key for event in stored] == [b"after"]
 
 
 @pytest.mark.parametrize(
