@@ -195,6 +195,12 @@ impl LocalClient {
         let sent = line.link.send(&self.shared.take_notes(&line.attachment), now() + self.shared.options.call_timeout);
         sent.map_err(|why| self.shared.lose(&line, why))
     }
+
+    /// The same if the connection is free, else with the next request. Never waits, and costs nothing when there is
+    /// nothing to tell.
+    pub fn nudge(&self) {
+        self.shared.tell();
+    }
 }
 
 impl Shared {
@@ -316,6 +322,15 @@ impl Shared {
                 notes.remove(0);
             }
             notes.push(note);
+        }
+        if self.options.notes_at_once {
+            self.tell();
+        }
+    }
+
+    fn tell(&self) {
+        if self.notes().is_empty() {
+            return;
         }
         let Some(line) = self.line.try_lock().ok().and_then(|line| line.clone()) else { return };
         let mut notes = self.notes();

@@ -55,6 +55,9 @@ pub struct LocalOptions {
     /// Whether short requests and answers go through rings of shared memory, without system calls while both ends look.
     /// Default true; the socket alone is for measuring.
     pub ring: bool,
+    /// Whether the daemon is told at once of what nobody waits for: leases that end, slots given up, reports. False: with
+    /// the next request, or with [`LocalClient::nudge`], for a thread that has no time for several system calls.
+    pub notes_at_once: bool,
 }
 
 impl LocalOptions {
@@ -69,6 +72,7 @@ impl LocalOptions {
             wait_timeout: Duration::from_secs(60),
             spin: Duration::from_micros(100),
             ring: true,
+            notes_at_once: true,
         }
     }
 
