@@ -12,9 +12,10 @@
 //! the next call attaches again, and what was reserved or leased before is refused as lost. Nothing waits without a
 //! deadline. A forked child has no writable mapping: attach after forking.
 //!
-//! Reading order: [`client`], [`chain`], [`slots`], [`acquired`], `attach`, `link`, `mapping`.
+//! Reading order: [`client`], [`chain`], [`slots`], [`acquired`], `ahead`, `attach`, `link`, `mapping`.
 
 mod acquired;
+mod ahead;
 mod attach;
 pub mod chain;
 pub mod client;
@@ -28,8 +29,9 @@ use std::time::Duration;
 use crate::ClientError;
 
 pub use acquired::Acquired;
+pub use ahead::{Acquiring, Committing};
 pub use chain::{AcquireChain, Lengths, ReserveChain};
-pub use client::{Committing, LocalClient};
+pub use client::LocalClient;
 pub use slots::{Commitment, Committed, Existing, Reservation, Slot};
 pub use tokio_client::AsyncLocalClient;
 
