@@ -195,12 +195,13 @@ class SchedulerHalf:
         return self._offer(tracked, computed_tokens)
 
     def _wants(self, request: Request, computed_tokens: int) -> bool:
-        """Whether a lookup can bring anything: the last token must be computed, and hits begin where units do."""
+        """Whether a lookup can bring anything: hits begin where units do. Of a hit of everything vLLM computes the last
+        token again, as it needs its logits."""
         return (
             self._loads_on
             and request.num_tokens >= self._settings.tokens_min
             and computed_tokens % self._unit == 0
-            and (request.num_tokens - 1) // self._unit > computed_tokens // self._unit
+            and request.num_tokens // self._unit > computed_tokens // self._unit
         )
 
     def _starting(self) -> bool:
@@ -211,7 +212,7 @@ class SchedulerHalf:
         """Starts a lookup of the whole prompt; whether it could."""
         client = self._link.client()
         space = self._spaces.find(_adapter(tracked.request))
-        keys = self._keys(tracked.request, 0, (tracked.request.num_tokens - 1) // self._unit)
+        keys = self._keys(tracked.request, 0, tracked.request.num_tokens // self._unit)
         if client is None or space is None or not keys:
             self.counts["lookups_away"] += client is None
             return False
