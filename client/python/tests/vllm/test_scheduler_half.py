@@ -131,6 +131,7 @@ def test_of_many_lookups_each_step_takes_a_few_and_every_one_has_its_turn() -> N
         pending.polled = look
     assert [world.half.matched(one, 0) for one in waiting] == [(None, False)] * 9
     assert looks[0] > 0 and looks[1:] == [], "one waits, and then time is up"
+    assert world.half.matched(request(UNIT - 1, "short"), 0) == (0, False), "what has nothing to ask goes on"
     for pending, found in zip(world.daemon.pending, world.daemon.found, strict=True):
         pending.answer = found
     loaded = set()

@@ -171,16 +171,16 @@ class SchedulerHalf:
     def matched(self, request: Request, computed_tokens: int) -> tuple[int | None, bool]:
         """How many tokens after the first `computed_tokens` can be loaded, as vLLM asks for it: (None, False) for "ask
         again in the next step", and True for "they are loaded between steps"."""
+        tracked = self._track(request)
+        if tracked.failed or tracked.declined or not self._wants(request, computed_tokens):
+            return 0, False
         with self._time:
             if self._turned and self._time.left() <= 0:
                 return None, False
             self._turned = True
-            return self._match(self._track(request), computed_tokens)
+            return self._match(tracked, computed_tokens)
 
     def _match(self, tracked: _Tracked, computed_tokens: int) -> tuple[int | None, bool]:
-        request = tracked.request
-        if tracked.failed or tracked.declined or not self._wants(request, computed_tokens):
-            return 0, False
         if tracked.found is not None and self._clock() - tracked.found_at > self._lease * LEASE_USED_MAX:
             self._drop_found(tracked)
         if tracked.found is None:
