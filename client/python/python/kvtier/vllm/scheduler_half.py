@@ -131,6 +131,7 @@ class SchedulerHalf:
         loads: bool = True,
         stores: bool = True,
         name_of: Callable[[str], str] = str,
+        never_asked: int = 0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._settings = settings
@@ -142,6 +143,8 @@ class SchedulerHalf:
         self._group_ids = list(group_ids)
         self._loads_on, self._stores_on = loads, stores
         self._name_of = name_of
+        #: So many tokens at the end of a prompt are always computed together with the rest of their unit.
+        self._never_asked = never_asked
         self._clock = clock
         self._started = clock()
         self.gate = Gate(on=settings.gate, unit_tokens=unit_tokens, chunk_tokens=chunk_tokens, clock=clock)
@@ -201,8 +204,12 @@ class SchedulerHalf:
             self._loads_on
             and request.num_tokens >= self._settings.tokens_min
             and computed_tokens % self._unit == 0
-            and request.num_tokens // self._unit > computed_tokens // self._unit
+            and self._units(request) > computed_tokens // self._unit
         )
+
+    def _units(self, request: Request) -> int:
+        """How many units of a request can be looked up."""
+        return (request.num_tokens - self._never_asked) // self._unit
 
     def _starting(self) -> bool:
         """Whether the first connection is still being made: worth a short wait, once in an engine's life."""
@@ -212,7 +219,7 @@ class SchedulerHalf:
         """Starts a lookup of the whole prompt; whether it could."""
         client = self._link.client()
         space = self._spaces.find(_adapter(tracked.request))
-        keys = self._keys(tracked.request, 0, tracked.request.num_tokens // self._unit)
+        keys = self._keys(tracked.request, 0, self._units(tracked.request))
         if client is None or space is None or not keys:
             self.counts["lookups_away"] += client is None
             return False
