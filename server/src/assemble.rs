@@ -9,6 +9,7 @@
 //! index to fill. An error names the component and what to do; what was opened before it closes again, and nothing on
 //! disk has changed except what recovery itself repairs (a torn tail, a superblock's second copy).
 
+mod gpus;
 mod hbm;
 
 use std::os::fd::OwnedFd;
@@ -29,6 +30,7 @@ use kvtier_wal::{Mode, WalError, WalThread, spawn_writer_thread};
 use crate::config::{Admission, Config, Eviction, HugePages, Io, MemoryLock, NODE_DOMAIN};
 use crate::home::Home;
 use crate::local::SharedMemory;
+use crate::local::gpu::Gpus;
 use crate::runtime::{RuntimeSpawn, SystemRandom};
 use crate::service::HbmLook;
 
@@ -87,6 +89,8 @@ pub struct Assembly {
     pub host_detail: Arc<dyn Fn() -> String + Send + Sync>,
     /// What has become of the HBM tier; `None`: it is off.
     pub hbm: Option<HbmLook>,
+    /// Opens workers' GPU memory.
+    pub gpus: Arc<dyn Gpus>,
     /// Its randomness.
     pub random: Arc<dyn Random>,
     /// The arenas, for local workers.
@@ -107,7 +111,7 @@ pub async fn assemble(config: &Config, home: &Home, clock: Arc<dyn Clock>) -> Re
         tracing::info!(domain = name, arena = %arena.report(), "host tier mapped");
     }
     let memory: Arc<dyn Memory> = arenas.clone();
-    let hbm = hbm::open(config, &arenas, &memory);
+    let (hbm, gpus) = hbm::open(config, &arenas, &memory);
     let mut disks = Vec::new();
     let nvme = match config.nvme.enabled {
         true => Some(open_nvme(config, home, &clock, &spawn, &memory, &mut disks).await?),
@@ -133,6 +137,7 @@ pub async fn assemble(config: &Config, home: &Home, clock: Arc<dyn Clock>) -> Re
         index,
         host_detail,
         hbm,
+        gpus,
         random,
         shared_memory: Arc::new(SharedArenas(arenas)),
         wal,

@@ -247,6 +247,8 @@ fn serve_local(
         },
         put_room: service.put_room(),
         requests,
+        gpus: Arc::clone(&assembly.gpus),
+        spawn: Arc::clone(&assembly.spawn) as Arc<dyn Spawn>,
     });
     service.serve_local(Arc::clone(&desk));
     let spawn = Arc::clone(&assembly.spawn) as Arc<dyn Spawn>;

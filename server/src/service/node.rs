@@ -57,6 +57,10 @@ fn local(node: &Node, count: &LocalCount) -> v1::LocalStatus {
         acquired_bytes: meter.acquired_bytes.get(),
         put_copied_bytes: meter.put_copied_bytes.get(),
         get_copied_bytes: meter.get_copied_bytes.get(),
+        gpu_memories: count.gpu_memories,
+        moves: count.moves,
+        moves_ended: count.moves_ended,
+        moves_failed: count.moves_failed,
     }
 }
 

@@ -17,7 +17,6 @@
 //!
 //! Nothing survives a crash. A hold of a block that was forgotten keeps its slot until it is dropped (INV-8).
 
-use std::any::Any;
 use std::future::{pending, ready};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -36,6 +35,7 @@ use kvtier_identity::BlockId;
 
 pub use kvtier_engine::catalog::plan::PinError;
 
+pub use crate::chain::Keep;
 use crate::tier::HbmTier;
 
 /// Stores never overlap in a slot, and nothing survives a restart: one generation does for all.
@@ -70,9 +70,6 @@ pub struct HotPool {
     catalog: Arc<Mutex<Catalog>>,
     pin_bytes_max: u64,
 }
-
-/// What owns a host slot while a device uses it.
-pub type Keep = Box<dyn Any + Send>;
 
 /// A block that stays in its pool until this is dropped.
 pub struct Hold {
@@ -156,7 +153,7 @@ impl HotPool {
     fn upload(self: &Arc<Self>, claim: PartClaim, header: SlotHeader, from: Slot, keep: Keep) -> BoxFuture<Promotion> {
         let header = SlotHeader { generation: GENERATION, ..header };
         let crc = header.crc;
-        let stored = self.tier.store(vec![Store { from, to: claim.slot, header }]);
+        let stored = self.tier.store_keeping(Store { from, to: claim.slot, header }, keep);
         let pool = Arc::clone(self);
         self.run("hbm promote", async move {
             let outcome = stored.await.pop();
@@ -164,7 +161,6 @@ impl HotPool {
             let one_part = |_, _, _| unreachable!("a block here has one part");
             let now = pool.clock.now();
             let finished = pool.catalog().finish_part(now, &claim, written.then_some(crc), one_part);
-            drop(keep);
             match outcome {
                 Some(StoreOutcome::Written) if matches!(finished, PartOutcome::Visible { .. }) => Promotion::Stored,
                 Some(StoreOutcome::Written) => Promotion::GivenUp,
@@ -198,14 +194,14 @@ impl HotPool {
     /// Copies a held block into a host slot of the caller and verifies it there. Goes on when the future is dropped; `keep`
     /// owns the host slot. A copy that does not verify is forgotten.
     pub fn demote(self: &Arc<Self>, held: Hold, into: Slot, keep: Keep) -> BoxFuture<LoadOutcome> {
-        let loaded = self.tier.load(vec![Load { from: held.slot, into, expect: held.expect }]);
+        let (from, expect) = (held.slot, held.expect);
+        let loaded = self.tier.load_keeping(Load { from, into, expect }, Box::new((held, keep)));
         let pool = Arc::clone(self);
         self.run("hbm demote", async move {
             let outcome = loaded.await.pop().unwrap_or(LoadOutcome::Failed(TierError::Closed));
             if matches!(outcome, LoadOutcome::Corrupt(_)) {
-                pool.forget(held.expect.block);
+                pool.forget(expect.block);
             }
-            drop((held, keep));
             outcome
         })
     }

@@ -12,12 +12,13 @@
 //! the next call attaches again, and what was reserved or leased before is refused as lost. Nothing waits without a
 //! deadline. A forked child has no writable mapping: attach after forking.
 //!
-//! Reading order: [`client`], [`chain`], [`slots`], [`acquired`], `attach`, `link`, `mapping`.
+//! Reading order: [`client`], [`chain`], [`slots`], [`acquired`], [`gpu`], `attach`, `link`, `mapping`.
 
 mod acquired;
 mod attach;
 pub mod chain;
 pub mod client;
+pub mod gpu;
 mod link;
 mod mapping;
 pub mod slots;
@@ -30,6 +31,7 @@ use crate::ClientError;
 pub use acquired::Acquired;
 pub use chain::{AcquireChain, Lengths, ReserveChain};
 pub use client::{Committing, LocalClient};
+pub use gpu::{GpuLayout, GpuMemory, LoadChain, Loading, NotMoved, SaveChain};
 pub use slots::{Commitment, Committed, Existing, Reservation, Slot};
 pub use tokio_client::AsyncLocalClient;
 

@@ -9,25 +9,28 @@ use kvtier_engine::port::{BoxFuture, Memory, Store, StoreOutcome, TierError};
 use super::HbmTier;
 use super::check::reason;
 use crate::answers::Answers;
+use crate::chain::Keep;
 use crate::device::Device;
 use crate::gpu::{Gpu, GpuError, Lane, Place, Run};
-use crate::queue::{Job, Work};
+use crate::queue::{Alarm, Job, Work};
 
 struct StoreJob {
     device: Arc<Device>,
     memory: Arc<dyn Memory>,
     answers: Arc<Answers<StoreOutcome>>,
     stores: Vec<(usize, Store)>,
+    keep: Option<Keep>,
 }
 
-pub(super) fn start(tier: &HbmTier, batch: Vec<Store>) -> BoxFuture<Vec<StoreOutcome>> {
+pub(super) fn start(tier: &HbmTier, batch: Vec<Store>, mut keep: Option<Keep>) -> BoxFuture<Vec<StoreOutcome>> {
     let (answers, future) = Answers::expect(batch.len(), || StoreOutcome::Failed(TierError::Closed));
     let failed = |cause: &str| StoreOutcome::Failed(TierError::Io(cause.into()));
     let split = tier.split(batch, |store| store.to.device, |place| answers.set(place, failed(reason::NO_DEVICE)));
     for (stores, device) in split.into_iter().zip(&tier.shared.devices).filter(|(stores, _)| !stores.is_empty()) {
         let places: Vec<_> = stores.iter().map(|(place, _)| *place).collect();
         let (device, memory) = (Arc::clone(device), Arc::clone(&tier.shared.memory));
-        let job = StoreJob { device: Arc::clone(&device), memory, answers: Arc::clone(&answers), stores };
+        let job =
+            StoreJob { device: Arc::clone(&device), memory, answers: Arc::clone(&answers), stores, keep: keep.take() };
         if let Err((refused, _)) = device.queue.push(Box::new(job)) {
             let error = device.refusal_of(&refused);
             places.into_iter().for_each(|place| answers.set(place, StoreOutcome::Failed(error.clone())));
@@ -73,9 +76,19 @@ impl Job for StoreJob {
         vec![vec![Work::Copy(runs)]]
     }
 
+    fn alarm(&self) -> Alarm {
+        let (device, answers) = (Arc::clone(&self.device), Arc::clone(&self.answers));
+        let places: Vec<_> = self.stores.iter().map(|(place, _)| *place).collect();
+        Box::new(move |error| {
+            let failed = StoreOutcome::Failed(device.error_of(error));
+            places.into_iter().for_each(|place| answers.set(place, failed.clone()));
+        })
+    }
+
     fn reached(&mut self, _gpu: &dyn Gpu, _stage: usize) {}
 
-    fn finish(self: Box<Self>, _gpu: &dyn Gpu, result: Result<(), GpuError>) {
+    fn finish(mut self: Box<Self>, _gpu: &dyn Gpu, result: Result<(), GpuError>) {
+        drop(self.keep.take());
         for (place, store) in &self.stores {
             let outcome = match &result {
                 Ok(()) => StoreOutcome::Written,
