@@ -53,10 +53,10 @@ async fn a_worker_killed_in_a_load_is_forgotten_behind_its_last_job() {
     assert_eq!(puppet.ask("load there 3"), "3 blocks");
     gate.let_pass(1);
     puppet.kill();
-    let told = world.wire.status_until("the worker to be gone", |status| status.local.expect("on").clients == 0).await;
-    let local = told.local.expect("on");
+    // INV-8: the device still reads the blocks. What they are held for otherwise, write-back, ends by itself.
+    let held = |status: &v1::StatusResponse| status.local.expect("on").clients == 0 && status.leased_blocks == 3;
+    let local = world.wire.status_until("the worker to be gone", held).await.local.expect("on");
     assert_eq!((local.gpu_memories, local.moves), (0, 1), "the job has the memory");
-    assert_eq!(told.leased_blocks, 3, "INV-8: the device still reads them");
     gate.open();
     wait_until_nothing_moves(&mut world).await;
     expect(&acquire(&reader(&world), digest(&world), &keys(&chain)), &chain);
@@ -128,8 +128,9 @@ async fn a_gpu_that_hangs_fails_its_calls_and_never_the_daemon() {
     assert!(loading.finish().expect("answered").is_err_and(|why| silent(&why)));
     host_path_works(&world, "meanwhile");
     drop((lent, client));
-    let told = world.wire.status_until("the worker to be gone", |status| status.local.expect("on").clients == 0).await;
-    assert_eq!((told.leased_blocks, told.pending_puts), (3, 2), "INV-8: it may still come back");
+    let gone = |status: &v1::StatusResponse| status.local.expect("on").clients == 0;
+    let told = world.wire.status_until("the worker to be gone", gone).await;
+    assert!(told.leased_blocks >= 3 && told.pending_puts == 2, "INV-8: it may still come back: {told:?}");
     // The daemon stops although the device never answers.
     world = world.restart().await;
     drop(gate);
@@ -157,7 +158,7 @@ async fn what_makes_no_sense_is_refused_with_thing_value_and_remedy() {
             "layout.tokens is wrong: tokens: 0 is not between 1",
         ),
         (0, handles[..2].to_vec(), good.clone(), "names memory 2, and 2 were given"),
-        (0, handles.clone(), GpuLayout { block_count: 9, ..good.clone() }, "layout.surfaces is wrong"),
+        (0, handles.clone(), GpuLayout { block_count: 9, ..good.clone() }, "memory 0 has 32768"),
         (0, handles.clone(), GpuLayout { surface_offsets: vec![0], ..good.clone() }, "layout.surface_memories is 4"),
     ] {
         let why = refused(&client, gpu, &handles, &layout);
@@ -221,7 +222,7 @@ async fn a_connection_lends_and_loads_no_more_than_it_may_and_gets_it_back() {
         assert_eq!(loading.finish().expect("answered"), Ok(()));
     }
     assert_eq!(wanted(&gated).finish().expect("answered"), Ok(()));
-    drop((all, gated, client));
+    drop((all, gated, busy, client));
     wait_until_nothing_moves(&mut world).await;
 }
 

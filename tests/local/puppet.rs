@@ -165,10 +165,11 @@ impl Dancer {
             }
             // Its own memory, behind the gate of the process that it was told of.
             ["lend", process, gate] => {
-                let gate = std::fs::File::open(format!("/proc/{process}/fd/{gate}")).expect("a pipe").into();
+                let gate = std::fs::File::open(format!("/proc/{process}/fd/{gate}")).expect("a pipe");
                 let (layout, sizes) = nhd(4);
                 let kv = Kv::new(layout, sizes, 7);
-                let handles = kv.handles(Some(&PipeReader::from(OwnedFd::from(gate))));
+                let gate = PipeReader::from(OwnedFd::from(gate));
+                let handles = kv.handles(Some(&gate));
                 let lent = self.client().0.import_gpu_memory(0, &handles, &told(&kv.layout)).expect("lent");
                 self.lent = Some((kv, lent));
                 "lent".to_owned()
@@ -178,7 +179,8 @@ impl Dancer {
                 let blocks: Vec<u64> = (0..names.len() as u64).collect();
                 let (_, space) = self.client();
                 let lent = &self.lent.as_ref().expect("lent").1;
-                let loading = lent.load(&LoadChain::new(space, &names, &blocks)).expect("answered");
+                let wanted = LoadChain { layer_ends: &[1, 4], ..LoadChain::new(space, &names, &blocks) };
+                let loading = lent.load(&wanted).expect("answered");
                 let count = loading.len();
                 self.loading = Some(loading);
                 format!("{count} blocks")
