@@ -58,7 +58,7 @@ def gpu(start: Callable[..., Daemon]) -> Daemon:
 def space_of(daemon: Daemon) -> bytes:
     with kvtier.Client(daemon.unix) as client:
         deadline = time.monotonic() + PATIENCE
-        while client.status().tiers[0].state == "absent":
+        while client.status()["tiers"][0]["state"] == "absent":
             assert time.monotonic() < deadline, "the GPU is not open"
         return client.open_space("gpu", describe(1 << 20, tenant="test"))
 
