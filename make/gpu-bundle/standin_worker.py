@@ -165,6 +165,8 @@ class Daemon:
             command += ["--set", f"{name}={value}"]
         self.log = open(os.path.join(self.data + ".log"), "ab")
         self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=self.log, env={})
+        with open(os.path.join(os.path.dirname(self.data), "pid"), "w") as pid:
+            pid.write(str(self.process.pid))
         deadline = time.monotonic() + PATIENCE
         while not os.path.exists(listening):
             if self.process.poll() is not None or time.monotonic() > deadline:
@@ -231,6 +233,29 @@ def load(folder, memory, numbers):
         sys.exit(f"{len(loading)} blocks of {len(numbers)} were loaded: {loading.miss}")
 
 
+def cpu_seconds(process):
+    """CPU time of a process, of all its threads."""
+    tasks = os.listdir(f"/proc/{process}/task")
+    return sum(int(open(f"/proc/{process}/task/{task}/schedstat").read().split()[0]) for task in tasks) / 1e9
+
+
+def measure(folder, memory, numbers):
+    """What a call costs: loads of one block, which the daemon has in host memory by now, one after the other."""
+    if not DAEMON:
+        return
+    lent, space, keys = lend(folder, memory)
+    process, calls = int(open(os.path.join(folder, "pid")).read()), 500
+    own, daemon, begun = time.process_time(), cpu_seconds(process), time.perf_counter()
+    for _ in range(calls):
+        if why := lent.load(space, keys[:1], numbers[:1], verify=False).finish():
+            sys.exit(f"not loaded: {why}")
+    own, daemon = time.process_time() - own, cpu_seconds(process) - daemon
+    each = (time.perf_counter() - begun) / calls
+    copied = ", which includes the simulated GPU's copying" if SIMULATED else ""
+    print(f"a load of one block: {each * 1e6:.0f} us, CPU of the worker {own / calls * 1e6:.0f} us")
+    print(f"CPU of the daemon {daemon / calls * 1e6:.0f} us{copied}", flush=True)
+
+
 def first_worker(folder):
     """Computes, saves, writes down what it would say next, and is killed."""
     import torch
@@ -264,6 +289,7 @@ def second_worker(folder):
             sys.exit("an empty cache gives the same logits: this check cannot fail")
         if not torch.equal(found, expected):
             sys.exit(f"the logits differ by up to {(found - expected).abs().max().item()}")
+        measure(folder, memory, LOADED_AT)
 
 
 def run_worker(name, store, folder):

@@ -111,7 +111,7 @@ pub async fn assemble(config: &Config, home: &Home, clock: Arc<dyn Clock>) -> Re
         tracing::info!(domain = name, arena = %arena.report(), "host tier mapped");
     }
     let memory: Arc<dyn Memory> = arenas.clone();
-    let (hbm, gpus) = hbm::open(config, &arenas, &memory);
+    let (hbm, gpus) = hbm::open(config, &arenas, &memory, &clock, &(Arc::clone(&spawn) as Arc<dyn Spawn>));
     let mut disks = Vec::new();
     let nvme = match config.nvme.enabled {
         true => Some(open_nvme(config, home, &clock, &spawn, &memory, &mut disks).await?),
@@ -299,10 +299,7 @@ pub fn engine_settings(config: &Config, home: &Home) -> EngineSettings {
     EngineSettings {
         root_secret: home.secret.0,
         host_domains: tenants.collect(),
-        policy: match config.policy.eviction {
-            Eviction::LeafLru => PolicyKind::LeafLru,
-            Eviction::S3Fifo => PolicyKind::S3Fifo,
-        },
+        policy: policy_of(config),
         admission: match config.nvme.admission {
             Admission::All => AdmissionKind::All,
             Admission::SecondTouch => AdmissionKind::SecondTouch,
@@ -318,6 +315,13 @@ pub fn engine_settings(config: &Config, home: &Home) -> EngineSettings {
         scrub_bytes_per_second: config.nvme.scrub_bytes_per_second,
         read_ahead_bytes: (least_arena_bytes / READ_AHEAD_SHARE).min(READ_AHEAD_BYTES_MAX),
         ..EngineSettings::default()
+    }
+}
+
+fn policy_of(config: &Config) -> PolicyKind {
+    match config.policy.eviction {
+        Eviction::LeafLru => PolicyKind::LeafLru,
+        Eviction::S3Fifo => PolicyKind::S3Fifo,
     }
 }
 

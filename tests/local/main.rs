@@ -4,6 +4,7 @@
 mod bounds;
 mod disconnects;
 mod domains;
+mod hot;
 mod leases;
 mod lent;
 mod lent_faults;

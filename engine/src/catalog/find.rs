@@ -82,6 +82,11 @@ impl Catalog {
         self.blocks.get(index.0).crc
     }
 
+    /// The block before an entry's. The index must be valid, as for [`Catalog::block_of`].
+    pub fn parent_of(&self, index: BlockIndex) -> Option<BlockId> {
+        self.parent_id(index.0)
+    }
+
     /// The id of an entry. The index must be valid: leased, held or in flight.
     pub fn block_of(&self, index: BlockIndex) -> BlockId {
         self.blocks.get(index.0).block()

@@ -26,6 +26,8 @@ pub struct KnownBlock {
     pub length: u32,
     /// CRC32 of the payload.
     pub crc: u32,
+    /// The block before it.
+    pub parent: Option<BlockId>,
 }
 
 /// Answer to [`Engine::prospect`].
@@ -35,8 +37,8 @@ pub struct Prospect {
     pub blocks: Vec<KnownBlock>,
     /// Why the block after it is missing.
     pub miss: Option<Miss>,
-    /// Blocks of the prefix that are on NVMe only.
-    pub found_nvme: u32,
+    /// The space's number.
+    pub space: u32,
 }
 
 /// A block that stays in its host slot until this is dropped.
@@ -67,25 +69,27 @@ impl Engine {
         let mut resident = Vec::with_capacity(chain.len());
         let count = core.catalog.lookup(&chain, &mut resident);
         let miss = chain.get(count).map(|block| core.catalog.miss(started, *block));
+        let number = core.spaces.find(space)?.record.number;
         let known = |(block, resident): (&BlockId, &crate::catalog::plan::Resident)| KnownBlock {
             block: *block,
             length: resident.length,
             crc: core.catalog.crc_of(resident.index),
+            parent: core.catalog.parent_of(resident.index),
         };
         let blocks = chain.iter().zip(&resident).map(known).collect();
         self.shared.write_back_admitted(&mut core);
         drop(core);
-        let found_nvme = self.shared.meter.looked_up(&resident, chain.len(), miss.as_ref());
+        self.shared.meter.looked_up(&resident, chain.len(), miss.as_ref());
         self.shared.meter.lookup_latency.record(self.shared.now().since(started));
-        Ok(Prospect { blocks, miss, found_nvme })
+        Ok(Prospect { blocks, miss, space: number })
     }
 
     /// Holds blocks in host memory, bringing up those that are not there; fewer than asked for end with the reason.
-    pub async fn hold(&self, blocks: &[BlockId]) -> (Vec<HeldBlock>, Option<Miss>) {
+    pub async fn hold(&self, blocks: &[KnownBlock]) -> (Vec<HeldBlock>, Option<Miss>) {
         let mut legs = Vec::new();
         let asks: Vec<Ask> = {
             let mut core = self.shared.lock();
-            let asks = blocks.iter().map(|block| self.shared.ask(&mut core, *block, &mut legs)).collect();
+            let asks = blocks.iter().map(|block| self.shared.ask(&mut core, block.block, &mut legs)).collect();
             self.shared.write_back_admitted(&mut core);
             asks
         };
@@ -97,10 +101,10 @@ impl Engine {
                 // Dropped here, in their order; flights go on.
                 continue;
             }
-            match settle(&self.shared, *block, ask).await {
+            match settle(&self.shared, block.block, ask).await {
                 Ok(pin) => {
                     let copy = pin.copy();
-                    let known = KnownBlock { block: *block, length: copy.length, crc: copy.crc };
+                    let known = KnownBlock { length: copy.length, crc: copy.crc, ..*block };
                     held.push(HeldBlock { known, slot: copy.slot, _pin: pin });
                 }
                 Err(why) => miss = Some(why),
@@ -110,6 +114,16 @@ impl Engine {
         meter.acquired_blocks.add(held.len() as u64);
         meter.acquired_bytes.add(held.iter().map(|block| u64::from(block.known.length)).sum());
         (held, miss)
+    }
+
+    /// The number of a space.
+    pub fn space_number(&self, space: &SpaceDigest) -> Result<u32, EngineError> {
+        Ok(self.shared.lock().spaces.find(space)?.record.number)
+    }
+
+    /// The space of a number.
+    pub fn space_digest(&self, number: u32) -> Option<SpaceDigest> {
+        self.shared.lock().spaces.digest(number)
     }
 
     /// Where a part of a space's blocks lies.

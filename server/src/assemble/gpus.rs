@@ -1,18 +1,24 @@
 //! The HBM tier as the local path's port.
 
+use std::any::Any;
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
+use kvtier_engine::flow::hold::KnownBlock;
+use kvtier_engine::header::SlotHeader;
+use kvtier_engine::place::Slot;
 use kvtier_engine::port::TierError;
 use kvtier_hbm::chain::{BlockPlace, ChainBlock, ChainMove, ImportError, MoveError, MoveProgress, MoveRefused, PartOf};
 use kvtier_hbm::gpu::{GpuError, IPC_HANDLE_BYTES, IpcHandle};
 use kvtier_hbm::layout::{Direction, KvLayout, Surface};
-use kvtier_hbm::{HbmTier, WorkerMemory};
+use kvtier_hbm::{HbmTier, HotPool, WorkerMemory};
+use kvtier_identity::BlockId;
 use kvtier_proto::v1;
 
-use super::hbm::Opened;
-use crate::local::gpu::{GpuRefusal, Gpus, KvBlock, KvMemory, KvMove, KvProgress, KvWay, MoveFailure};
+use super::hbm::{Found, Opened};
+use crate::local::gpu::{GpuRefusal, Gpus, HotBlock, KvBlock, KvMemory, KvMove, KvProgress, KvWay, MoveFailure};
 
 /// The node's GPUs, once they are open.
 pub(super) struct NodeGpus {
@@ -25,6 +31,10 @@ impl NodeGpus {
     pub(super) fn new(allowed: bool, opened: Arc<OnceLock<Opened>>) -> Self {
         Self { allowed, opened }
     }
+
+    fn pool(&self) -> Option<&Arc<HotPool>> {
+        self.opened.get()?.as_ref().ok()?.pool.as_ref()
+    }
 }
 
 impl Gpus for NodeGpus {
@@ -32,16 +42,34 @@ impl Gpus for NodeGpus {
         if !self.allowed {
             return Err(GpuRefusal::Absent("workers may not lend GPU memory: set hbm.workers to true".into()));
         }
-        let tier = match self.opened.get() {
+        let Found { tier, pool } = match self.opened.get() {
             None => return Err(GpuRefusal::Busy("the GPUs are still being opened: try again".into())),
             Some(Err(why)) => return Err(GpuRefusal::Absent(format!("there is no GPU to lend memory of: {why}"))),
-            Some(Ok(tier)) => tier,
+            Some(Ok(opened)) => opened,
         };
         let handles = handles_of(&request.handles)?;
         let layout = layout_of(request.layout.as_ref())?;
         let gpu = u16::try_from(request.gpu).unwrap_or(u16::MAX);
         let memory = WorkerMemory::import(tier, gpu, &handles, layout).map_err(|error| refused(error, request.gpu))?;
-        Ok(Arc::new(Lent { tier: tier.clone(), memory }))
+        Ok(Arc::new(Lent { tier: tier.clone(), pool: pool.clone(), gpu, memory }))
+    }
+
+    fn wish(&self, space: u32, name: &str, blocks: &[BlockId], ttl: Duration) {
+        if let Some(pool) = self.pool()
+            && !pool.wish(space, name, blocks, ttl)
+        {
+            tracing::warn!(name, "too many blocks are wished for in GPU memory; these are kept in host memory only");
+        }
+    }
+
+    fn unwish(&self, space: u32, name: &str) {
+        if let Some(pool) = self.pool() {
+            pool.unpin(space, name);
+        }
+    }
+
+    fn has_pool(&self) -> bool {
+        self.pool().is_some()
     }
 }
 
@@ -111,6 +139,8 @@ fn lost(why: &str) -> String {
 /// A worker's memory and the tier that moves it.
 struct Lent {
     tier: HbmTier,
+    pool: Option<Arc<HotPool>>,
+    gpu: u16,
     memory: Arc<WorkerMemory>,
 }
 
@@ -127,11 +157,36 @@ impl KvMemory for Lent {
         self.memory.layout().layer_count()
     }
 
+    fn hold_hot(&self, blocks: &[KnownBlock]) -> Vec<HotBlock> {
+        let Some(pool) = &self.pool else { return Vec::new() };
+        let chain: Vec<_> = blocks.iter().map(|known| (known.block, known.length, known.crc)).collect();
+        // Another GPU's pool is not reached from here.
+        let held = pool.hold(&chain).into_iter().take_while(|held| held.slot.device == self.gpu);
+        held.map(|held| HotBlock { slot: held.slot, keep: Box::new(held) }).collect()
+    }
+
+    fn wants(&self, block: BlockId) -> bool {
+        self.pool.as_ref().is_some_and(|pool| pool.wants(block))
+    }
+
+    fn promote(&self, header: SlotHeader, space: u32, from: Slot, keep: Box<dyn Any + Send>) {
+        if let (Some(pool), Ok(gpu)) = (&self.pool, u8::try_from(self.gpu)) {
+            // It goes on by itself; what becomes of it is counted.
+            drop(pool.promote(gpu, header, space, from, keep));
+        }
+    }
+
+    fn forget_hot(&self, block: BlockId) {
+        if let Some(pool) = &self.pool {
+            pool.forget(block);
+        }
+    }
+
     fn begin(&self, call: KvMove) -> Result<Arc<dyn KvProgress>, GpuRefusal> {
-        let KvMove { way, blocks, part: (offset, block_bytes), layers, keep } = call;
+        let KvMove { way, in_pool, blocks, part: (offset, block_bytes), layers, keep } = call;
         let block = |block: KvBlock| ChainBlock {
             number: block.number,
-            place: BlockPlace::Host(block.slot),
+            place: if in_pool { BlockPlace::Pool(block.slot) } else { BlockPlace::Host(block.slot) },
             expect_crc: block.crc,
         };
         let call = ChainMove {

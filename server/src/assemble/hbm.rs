@@ -6,11 +6,11 @@
 use std::error::Error;
 use std::sync::{Arc, OnceLock};
 
-use kvtier_engine::port::{Memory, Tier};
+use kvtier_engine::port::{Clock, Memory, Spawn, Tier};
 use kvtier_hbm::cuda::CudaGpu;
 use kvtier_hbm::gpu::{Gpu, HostArena, HostMemory};
 use kvtier_hbm::simulated::{Machine, Simulated};
-use kvtier_hbm::{Drive, HbmSettings, HbmTier, PoolSize};
+use kvtier_hbm::{Drive, HbmSettings, HbmTier, HotPool, PoolSize};
 use kvtier_host::Arenas;
 
 use super::gpus::NodeGpus;
@@ -24,13 +24,21 @@ const SIMULATED_BYTES: u64 = 4 << 30;
 const SIMULATED_SEED: u64 = 1;
 
 /// The tier, or why there is none.
-pub(super) type Opened = Result<HbmTier, String>;
+pub(super) type Opened = Result<Found, String>;
+
+/// The tier, and its hot blocks if it has a pool.
+pub(super) struct Found {
+    pub(super) tier: HbmTier,
+    pub(super) pool: Option<Arc<HotPool>>,
+}
 
 /// Begins to open the tier: how it is shown, unless it is off, and how workers reach it.
 pub(super) fn open(
     config: &Config,
     arenas: &Arc<Arenas>,
     memory: &Arc<dyn Memory>,
+    clock: &Arc<dyn Clock>,
+    spawn: &Arc<dyn Spawn>,
 ) -> (Option<HbmLook>, Arc<dyn Gpus>) {
     let pool = match config.hbm.pool() {
         // A pool that cannot be read is refused when the settings are checked.
@@ -50,12 +58,17 @@ pub(super) fn open(
         ..HbmSettings::default()
     };
     let device = config.hbm.device;
+    let (policy, pin_bytes_max) = (super::policy_of(config), config.limits.pin_quota_bytes);
+    let (clock, spawn) = (Arc::clone(clock), Arc::clone(spawn));
     let (arenas, memory) = (Arc::clone(arenas), Arc::clone(memory));
     let slot = Arc::clone(&opened);
     let begin = move || {
-        let tier = find(device).and_then(|gpus| open_now(&settings, gpus, &arenas, memory));
+        let tier = find(device).and_then(|gpus| open_now(&settings, gpus, &arenas, memory)).map(|tier| {
+            let pool = HotPool::new(tier.clone(), clock, spawn, policy, pin_bytes_max);
+            Found { tier, pool }
+        });
         match &tier {
-            Ok(tier) => tracing::info!(gpus = tier.device_count(), "HBM tier opened"),
+            Ok(found) => tracing::info!(gpus = found.tier.device_count(), "HBM tier opened"),
             Err(why) => tracing::warn!(why, "the HBM tier has no room; everything else works"),
         }
         // Set once: this thread is the only one.
@@ -80,7 +93,12 @@ fn find(device: GpuDevice) -> Result<Vec<Arc<dyn Gpu>>, String> {
     Ok(gpus.into_iter().map(|gpu| Arc::new(gpu) as Arc<dyn Gpu>).collect())
 }
 
-fn open_now(settings: &HbmSettings, gpus: Vec<Arc<dyn Gpu>>, arenas: &Arc<Arenas>, memory: Arc<dyn Memory>) -> Opened {
+fn open_now(
+    settings: &HbmSettings,
+    gpus: Vec<Arc<dyn Gpu>>,
+    arenas: &Arc<Arenas>,
+    memory: Arc<dyn Memory>,
+) -> Result<HbmTier, String> {
     let registered = arenas.all().iter().zip(0..).map(|(arena, number)| HostMemory {
         address: arena.address(),
         bytes: arena.size_bytes(),
@@ -96,9 +114,11 @@ fn open_now(settings: &HbmSettings, gpus: Vec<Arc<dyn Gpu>>, arenas: &Arc<Arenas
 
 fn sight(opened: Option<&Opened>) -> HbmSight {
     match opened {
-        None => HbmSight { devices: Vec::new(), capacity_bytes: 0, absent: Some("still opening".into()) },
-        Some(Err(why)) => HbmSight { devices: Vec::new(), capacity_bytes: 0, absent: Some(why.clone()) },
-        Some(Ok(tier)) => HbmSight {
+        None => HbmSight { absent: Some("still opening".into()), ..HbmSight::default() },
+        Some(Err(why)) => HbmSight { absent: Some(why.clone()), ..HbmSight::default() },
+        Some(Ok(Found { tier, pool })) => HbmSight {
+            count: pool.as_ref().map(|pool| pool.count()).unwrap_or_default(),
+            counters: pool.as_ref().map(|pool| pool.counters()).unwrap_or_default(),
             devices: tier.health(),
             capacity_bytes: tier.geometry().iter().map(|pool| pool.bytes).sum(),
             absent: None,

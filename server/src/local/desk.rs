@@ -4,10 +4,12 @@ use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use kvtier_engine::flow::Engine;
 use kvtier_engine::place::PAGE_BYTES;
 use kvtier_engine::port::{Clock, Random, Spawn};
+use kvtier_identity::{Key, KeyRun, SpaceDigest};
 use kvtier_proto::v1;
 use tokio::sync::Semaphore;
 use tonic::{Code, Status};
@@ -35,7 +37,7 @@ pub struct Desk {
     pub(super) ledger: Arc<Ledger>,
     pub(super) quarantine: Quarantine,
     pub(super) request_log: Arc<RequestLog>,
-    pub(super) gpus: Arc<dyn Gpus>,
+    pub(crate) gpus: Arc<dyn Gpus>,
     pub(super) spawn: Arc<dyn Spawn>,
     pub(super) moves: Arc<MoveCount>,
     tenancy: Tenancy,
@@ -199,6 +201,21 @@ impl Desk {
     /// A random name.
     pub(super) fn draw(&self) -> u128 {
         u128::from(self.random.next_u64()) << 64 | u128::from(self.random.next_u64())
+    }
+
+    /// Keeps what was pinned in GPU memory, too, from its next load on.
+    pub(crate) async fn pin_hot(&self, space: &SpaceDigest, name: &str, keys: &[Key], deadline_unix_ms: u64) {
+        if !self.gpus.has_pool() {
+            return;
+        }
+        let lengths: Vec<u32> = keys.iter().map(|key| key.as_bytes().len() as u32).collect();
+        let bytes: Vec<u8> = keys.iter().flat_map(|key| key.as_bytes()).copied().collect();
+        let Ok(run) = KeyRun::uneven(&bytes, &lengths) else { return };
+        // What went away meanwhile is not kept.
+        let Ok(prospect) = self.engine.prospect(space, &run).await else { return };
+        let blocks: Vec<_> = prospect.blocks.iter().map(|known| known.block).collect();
+        let ttl = Duration::from_millis(deadline_unix_ms.saturating_sub(self.clock.unix_ms()));
+        self.gpus.wish(prospect.space, name, &blocks, ttl);
     }
 
     /// The arena of a tenant's blocks.

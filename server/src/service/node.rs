@@ -65,7 +65,7 @@ fn local(node: &Node, count: &LocalCount) -> v1::LocalStatus {
 }
 
 fn hbm_tier(node: &Node) -> Option<v1::TierStatus> {
-    let HbmSight { devices, capacity_bytes, absent } = node.facts.hbm.as_ref()?();
+    let HbmSight { devices, capacity_bytes, count, counters: (hits, stores), absent } = node.facts.hbm.as_ref()?();
     let sum = |of: fn(&DeviceHealth) -> u64| devices.iter().map(of).sum::<u64>();
     let state = match &absent {
         Some(_) => "absent",
@@ -77,6 +77,12 @@ fn hbm_tier(node: &Node) -> Option<v1::TierStatus> {
         state: state.to_owned(),
         detail: absent.unwrap_or_else(|| device_details(&devices)),
         capacity_bytes,
+        used_bytes: count.slot_bytes,
+        blocks: count.blocks,
+        hits,
+        stores,
+        evictions: count.evictions,
+        corrupt: count.corrupt,
         bytes_read: sum(|device| device.read_bytes),
         bytes_written: sum(|device| device.written_bytes),
         in_flight: sum(|device| device.in_flight_count),

@@ -17,9 +17,9 @@ choice! {
 }
 
 section! {
-    /// The HBM tier: GPU memory of local workers, and a pool of the daemon's own. Not yet verified on hardware, and
-    /// nothing is kept in the pool yet: it is taken and shown in `status`. Without a GPU the daemon starts all the same and
-    /// says why. The tier is on when `workers` is true or `bytes` is not off.
+    /// The HBM tier: GPU memory of local workers, and a pool of the daemon's own, which keeps blocks that are loaded again or
+    /// pinned. Not yet verified on hardware. Without a GPU the daemon starts all the same and says why. The tier is on when
+    /// `workers` is true or `bytes` is not off.
     Hbm at "hbm" {
         /// The daemon's own pool on each GPU: a size, a percentage of that GPU's memory (1% to 95%), or off. Rounded down
         /// to whole extents. A hard cap.

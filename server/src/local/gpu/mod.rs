@@ -6,7 +6,7 @@
 //!   ImportGpuMemory ─► shelf of the session ─► Load, Save ─► one job each, which holds the memory (INV-8)
 //!        connection ends ─► shelf is emptied ─► the memory is closed behind its last job
 //!
-//!   Load   prospect ─► hold: staged up, kept by hold and not by lease ─► job ─► WaitLoad per range of layers
+//!   Load   prospect ─► in the pool? held there ─► the rest: hold: staged up, kept by hold and not by lease ─► job ─► WaitLoad per range of layers
 //!   Save   reserve ─► job gathers into the slots ─► checksummed and committed as Commit does
 //! ```
 //!
@@ -28,9 +28,13 @@ mod shelf;
 use std::any::Any;
 use std::ops::Range;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::future::BoxFuture;
+use kvtier_engine::flow::hold::KnownBlock;
+use kvtier_engine::header::SlotHeader;
 use kvtier_engine::place::Slot;
+use kvtier_identity::BlockId;
 use kvtier_proto::v1;
 use tonic::Status;
 
@@ -42,11 +46,19 @@ pub(crate) use shelf::{MoveCount, Shelf};
 pub const MEMORIES_MAX: usize = 16;
 /// Loads one connection may have begun and not waited for to their end.
 pub const MOVES_MAX: usize = 64;
+/// Chains longer than this are worked on off the thread that answers everybody.
+const TURN_KEYS: usize = 1024;
 
 /// The GPUs of the node, as the local path needs them.
 pub trait Gpus: Send + Sync + 'static {
     /// Opens a worker's memory. Calls of a driver: may take milliseconds.
     fn import(&self, request: &v1::ImportGpuMemoryRequest) -> Result<Arc<dyn KvMemory>, GpuRefusal>;
+    /// Blocks that somebody has pinned: they are kept in GPU memory from their next load on, until the deadline.
+    fn wish(&self, space: u32, name: &str, blocks: &[BlockId], ttl: Duration);
+    /// Ends such a wish.
+    fn unwish(&self, space: u32, name: &str);
+    /// Whether blocks are kept in GPU memory at all.
+    fn has_pool(&self) -> bool;
 }
 
 /// A worker's memory, opened. Closed when the last one who has it, moves included, lets go of it.
@@ -57,6 +69,14 @@ pub trait KvMemory: Send + Sync + 'static {
     fn block_count(&self) -> u64;
     /// Its layers.
     fn layer_count(&self) -> u32;
+    /// Holds the longest prefix of a chain that is in the pool of this memory's GPU with the bytes the engine knows.
+    fn hold_hot(&self, blocks: &[KnownBlock]) -> Vec<HotBlock>;
+    /// Whether a block that was just loaded from the host is worth a place in the pool.
+    fn wants(&self, block: BlockId) -> bool;
+    /// Copies a block to the pool, if there is room. `keep` holds its host slot.
+    fn promote(&self, header: SlotHeader, space: u32, from: Slot, keep: Box<dyn Any + Send>);
+    /// A copy in the pool does not verify.
+    fn forget_hot(&self, block: BlockId);
     /// Begins a move. It goes on whoever goes away.
     fn begin(&self, call: KvMove) -> Result<Arc<dyn KvProgress>, GpuRefusal>;
 }
@@ -75,16 +95,26 @@ pub enum KvWay {
 pub struct KvBlock {
     /// Its number in the worker's memory.
     pub number: u64,
-    /// Its slot in host memory.
+    /// Its slot in host memory, or in the pool.
     pub slot: Slot,
     /// CRC32 of the whole block, for a load that verifies.
     pub crc: Option<u32>,
+}
+
+/// A block in the pool, which stays there until this is dropped.
+pub struct HotBlock {
+    /// Where.
+    pub slot: Slot,
+    /// What keeps it.
+    pub keep: Box<dyn Any + Send>,
 }
 
 /// A move of a chain.
 pub struct KvMove {
     /// Which way.
     pub way: KvWay,
+    /// Its slots are in the pool.
+    pub in_pool: bool,
     /// The chain.
     pub blocks: Vec<KvBlock>,
     /// First byte of this rank's part, and bytes of the whole block.

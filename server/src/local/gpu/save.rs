@@ -11,7 +11,7 @@ use kvtier_identity::Key;
 use kvtier_proto::v1;
 use tonic::{Code, Status};
 
-use super::{GpuRefusal, KvBlock, KvMemory, KvMove, KvWay, check_numbers};
+use super::{GpuRefusal, KvBlock, KvMemory, KvMove, KvWay, TURN_KEYS, check_numbers};
 use crate::local::commit::Committed;
 use crate::local::ledger::Share;
 use crate::local::session::{Found, Held, HeldKind, Session};
@@ -47,6 +47,9 @@ impl Session {
         let length = u64::from(memory.block_bytes());
         let whole = part.block_bytes.unwrap_or(memory.block_bytes());
         let arena = self.desk.domain_of(&self.tenant);
+        if keys.len() > TURN_KEYS {
+            tokio::task::yield_now().await;
+        }
         let (mut steps, mut writers, mut blocks) = (Vec::with_capacity(keys.len()), Vec::new(), Vec::new());
         for (key, number) in keys.iter().zip(&request.blocks) {
             let key = Key::new(key).expect("a run has only good keys");
@@ -110,7 +113,7 @@ impl Session {
             return Ok(());
         }
         let keep = Box::new(Arc::clone(writers));
-        let call = KvMove { way: KvWay::Save, blocks, part, layers: Vec::new(), keep };
+        let call = KvMove { way: KvWay::Save, in_pool: false, blocks, part, layers: Vec::new(), keep };
         let progress = memory.begin(call).map_err(GpuRefusal::told)?;
         self.desk.moves.follow(self, &progress);
         progress.wait_end().await.map_err(|failure| {
