@@ -278,6 +278,27 @@ fn a_load_is_throttled_when_the_host_tier_is_leased() {
 }
 
 #[test]
+fn stores_under_way_leave_room_for_a_load() {
+    let mut catalog = Catalog::new(settings(2, 4));
+    put(&mut catalog, 0, None);
+    store(&mut catalog, 0);
+    // Eight slots of one page: these are all the others.
+    let under_way: Vec<_> = (1..8).map(|number| put(&mut catalog, number, None)).collect();
+    for (index, number) in under_way.iter().zip(1..) {
+        assert!(matches!(catalog.begin_store(at(0), *index, id(number)), StorePlan::Store { .. }));
+    }
+    let declined = |catalog: &mut Catalog| match catalog.reserve(at(0), plan(8, None, &[4096])) {
+        Reserve::Declined(why) => Some(why),
+        _ => None,
+    };
+    assert_eq!(declined(&mut catalog), Some(Decline::HostFull), "seven of eight slots are being stored");
+    assert_eq!(tier(&catalog, 0), Some(Host), "a declined put has pushed nobody out");
+    catalog.finish_store(at(0), under_way[0], true);
+    assert_eq!(declined(&mut catalog), None);
+    catalog.check().expect("the catalog is sound");
+}
+
+#[test]
 fn generations_grow_from_the_epochs_first() {
     let mut catalog = Catalog::new(settings(1, 1));
     put_chain(&mut catalog, 0, 3);

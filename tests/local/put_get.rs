@@ -61,6 +61,28 @@ async fn the_next_slots_are_written_while_a_commit_goes_on_and_a_dropped_one_end
 }
 
 #[tokio::test]
+async fn the_next_chain_is_leased_while_one_is_read_and_a_dropped_one_ends_its_lease() {
+    let mut world = World::new().await;
+    let (chain, next) = (Block::chain("read", 4, 9000), Block::chain("next", 4, 9000));
+    let client = writer(&world);
+    store(&client, digest(&world), &chain);
+    store(&client, digest(&world), &next);
+    let begin = |chain: &[Block]| {
+        let keys = keys(chain);
+        client.begin_acquire(&AcquireChain::new(digest(&world), &keys)).expect("it is asked for")
+    };
+    let (now, ahead, dropped) = (begin(&chain), begin(&next), begin(&next));
+    drop(dropped);
+    let ahead = ahead.wait().expect("leased");
+    let now = now.wait().expect("leased");
+    expect(&now, &chain);
+    expect(&ahead, &next);
+    world.wire.status_until("two leases, not three", |status| status.leases == 2).await;
+    drop((now, ahead));
+    wait_until_free(&mut world).await;
+}
+
+#[tokio::test]
 async fn a_chain_ends_at_its_first_missing_block_and_says_why() {
     let world = World::new().await;
     let chain = Block::chain("short", 4, 5000);

@@ -172,7 +172,7 @@ pub fn run(options: &Options) -> Result<(), Failure> {
 }
 
 const NOTES: &str = "Reading: chains of 64 blocks of 1 MiB, acquired, every byte added up, released; 512 MiB a run. \
-    Writing: 512 blocks of 1 MiB a run, reserved and committed 4 at a time; the daemon checksums what the client has \
+    \"One chain ahead\" has the next chain leased meanwhile (`begin_acquire`). Writing: 512 blocks of 1 MiB a run, reserved and committed 4 at a time; the daemon checksums what the client has \
     written. \"One commit ahead\" writes the next blocks meanwhile (`begin_commit`), \"two threads\" does so with a thread \
     that only commits. The rivals do the same to memory of \
     their own process. Daemon and client share the machine's cores.";

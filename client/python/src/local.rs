@@ -88,7 +88,8 @@ fn lane(place: &mut Option<Arc<Lane>>, name: &'static str, threads: usize) -> Py
 /// `socket` is the daemon's `local.socket`. A "reader" maps the memory read-only. Waits are in seconds: `connect_timeout`
 /// bounds connecting, `call_timeout` calls the daemon answers at once, `wait_timeout` those that wait for room, loads and
 /// durable commits; `spin` is how long to look for an answer before sleeping. `threads` carry out the calls that were
-/// started with acquire_start and commit_start, and as many those of load_start.
+/// started with acquire_start and commit_start, and as many those of load_start. With `notes_at_once=False` the daemon
+/// hears of released leases and of reports with the next call or nudge(), which saves system calls.
 #[pyclass(frozen, module = "kvtier")]
 pub(crate) struct LocalClient {
     worker: Mutex<Option<Arc<Worker>>>,
@@ -108,7 +109,7 @@ impl LocalClient {
 impl LocalClient {
     #[new]
     #[pyo3(signature = (socket, *, tenant, name="python", role="writer", connect_timeout=5.0, call_timeout=10.0,
-                        wait_timeout=60.0, spin=100e-6, threads=4))]
+                        wait_timeout=60.0, spin=100e-6, threads=4, notes_at_once=true))]
     #[expect(clippy::too_many_arguments, reason = "they are Python's keyword arguments")]
     fn new(
         py: Python<'_>,
@@ -121,6 +122,7 @@ impl LocalClient {
         wait_timeout: f64,
         spin: f64,
         threads: usize,
+        notes_at_once: bool,
     ) -> PyResult<Self> {
         let writer = match role {
             "writer" => true,
@@ -136,6 +138,7 @@ impl LocalClient {
             call_timeout: seconds("call_timeout", call_timeout)?,
             wait_timeout: seconds("wait_timeout", wait_timeout)?,
             spin: seconds("spin", spin)?,
+            notes_at_once,
             ..LocalOptions::writer(name, tenant)
         };
         let client = py.detach(|| Native::connect(socket, options)).map_err(raise)?;
@@ -378,6 +381,12 @@ impl LocalClient {
         let worker = self.worker()?;
         let client = worker.client.get()?;
         py.detach(|| client.flush()).map_err(raise)
+    }
+
+    /// The same without waiting, if the connection is free.
+    fn nudge(&self) -> PyResult<()> {
+        self.worker()?.client.get()?.nudge();
+        Ok(())
     }
 
     /// Names this client's attachment in gRPC calls (`x-kvtier-attachment`). A secret.

@@ -12,6 +12,9 @@ use crate::error::{plain, raise};
 use crate::process;
 use crate::runtime::SIGNALS_EVERY;
 
+/// The longest look for an answer without sleeping.
+const SPIN_MAX: Duration = Duration::from_millis(1);
+
 /// Makes the Python object of an answer, once somebody with the GIL wants it.
 pub(crate) type Convert = Box<dyn FnOnce(Python<'_>) -> PyResult<Py<PyAny>> + Send>;
 
@@ -99,8 +102,17 @@ impl Pending {
         Ok(!self.place.is_running())
     }
 
-    /// The answer, or None while it is on its way. Never waits. Raises what the call would have raised.
-    fn poll(&self, py: Python<'_>) -> PyResult<Option<Py<PyAny>>> {
+    /// The answer, or None while it is on its way. Looks for it for `spin` seconds, at most 1 ms: awake and with the GIL,
+    /// so that this ends in time to the microsecond, and no other thread of Python's takes its turn. Raises what the
+    /// call would have raised.
+    #[pyo3(signature = (spin=0.0))]
+    fn poll(&self, py: Python<'_>, spin: f64) -> PyResult<Option<Py<PyAny>>> {
+        if !self.ready()? && spin > 0.0 {
+            let until = now() + seconds("spin", spin)?.min(SPIN_MAX);
+            while self.place.is_running() && now() < until {
+                std::hint::spin_loop();
+            }
+        }
         match self.ready()? {
             true => self.answer(py).map(Some),
             false => Ok(None),

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import subprocess
+import time
 from typing import Any
 
 import kvtier
 import pytest
-from conftest import Node, binary, blocks, keys, store
+from conftest import PATIENCE, Node, binary, blocks, keys, store
 
 
 def why(node: Node, request: str) -> list[dict[str, Any]]:
@@ -36,6 +37,19 @@ def test_lookups_and_reports_over_both_doors_are_one_story(node: Node) -> None:
     assert calls == [("acquire", 4), ("acquire", 4), ("loaded", 3), ("lookup", 4), ("lookup", 0), ("failed", 1)]
     assert notes[0]["miss"]["reason"] == "never_stored" and notes[0]["space"] == node.name
     assert notes[5]["detail"] == "the copy failed"
+
+
+def test_a_client_that_saves_system_calls_tells_when_it_is_nudged(node: Node) -> None:
+    space = node.space(1000)
+    with node.local(notes_at_once=False) as client:
+        client.report(space, "quiet", "loaded", blocks=3)
+        # A report of somebody else, after which the first one would be known.
+        node.client.report(space, "loud", "loaded")
+        assert why(node, "loud") and not why(node, "quiet")
+        client.nudge()
+        deadline = time.monotonic() + PATIENCE
+        while not why(node, "quiet"):
+            assert time.monotonic() < deadline, "the daemon was not told"
 
 
 def test_bad_names_and_verdicts_are_refused(node: Node) -> None:

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use super::Catalog;
 use super::entry::{DETACHED, Level, NONE, QUEUED, State};
 use super::expire::Due;
+use crate::place::slot_bytes;
 
 type Check = Result<(), String>;
 
@@ -175,15 +176,24 @@ impl Catalog {
     fn check_domain(&self, level: Level, number: usize) -> Check {
         let domain = &self.shelf(level).domains[number];
         domain.slots.check()?;
-        let (mut blocks, mut bytes, mut owned) = (0, 0, 0);
+        let (mut blocks, mut bytes, mut owned, mut storing) = (0, 0, 0, 0);
         let own = |index: &u32| self.blocks.get(*index).domain(level) == number;
         for index in (0..self.blocks.end()).filter(own) {
             let entry = self.blocks.get(index);
             owned += u64::from(entry.place(level).is_some());
+            if level == Level::Host && entry.in_flight(Level::Nvme) {
+                storing += u64::from(slot_bytes(entry.length));
+            }
             if entry.has(level) {
                 blocks += 1;
                 bytes += u64::from(entry.length);
             }
+        }
+        if storing != domain.storing_bytes {
+            return Err(format!(
+                "{level:?} {number} counts {} bytes being stored, has {storing}",
+                domain.storing_bytes
+            ));
         }
         let live: u64 =
             (0..domain.slots.extent_count()).map(|extent| u64::from(domain.slots.extent(extent).live_count())).sum();

@@ -98,7 +98,8 @@ pub enum PartOutcome {
 /// Why a put, a write-back or a pin was refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Decline {
-    /// Every block of the host tier, or of the tenant's domain of it, is leased, pinned or in flight.
+    /// Every block of the host tier, or of the tenant's domain of it, is leased, pinned or in flight; or blocks on their
+    /// way to NVMe have 7/8 of it, and the rest is kept for loads.
     HostFull,
     /// The same on NVMe.
     NvmeFull,

@@ -9,6 +9,7 @@ use super::Catalog;
 use super::entry::{Level, NONE, State};
 use super::expire::Due;
 use super::plan::{BlockIndex, Decline, PartClaim, PartOutcome, PutPlan, Reserve};
+use crate::place::slot_bytes;
 use crate::port::{Moment, Record, RemovalCause};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -76,9 +77,12 @@ impl Catalog {
             return Reserve::Declined(Decline::Busy);
         }
         let length = plan.part_bytes.iter().try_fold(0u32, |sum, bytes| sum.checked_add(*bytes));
-        let host = &self.shelf(Level::Host).domains[usize::from(plan.domain)].slots;
-        let class = length.and_then(|length| Some((length, host.class(length)?)));
+        let home = &self.shelf(Level::Host).domains[usize::from(plan.domain)];
+        let class = length.and_then(|length| Some((length, home.slots.class(length)?)));
         let Some((length, class)) = class else { return Reserve::Declined(Decline::TooLarge) };
+        if !home.takes_puts(u64::from(slot_bytes(length))) {
+            return Reserve::Declined(Decline::HostFull);
+        }
 
         let index = self.entry_for(found, plan.block, plan.domain);
         if let Err(problem) = self.blocks.set_parent(index, parent) {

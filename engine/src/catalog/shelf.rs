@@ -28,6 +28,8 @@ pub(super) struct Domain {
     pub(super) payload_bytes: u64,
     pub(super) evictions: u64,
     pub(super) corrupt: u64,
+    /// Slots of copies that are being written to NVMe, and cannot go before that is over. Host tier only.
+    pub(super) storing_bytes: u64,
 }
 
 impl Shelf {
@@ -59,7 +61,15 @@ impl Shelf {
 
 impl Domain {
     fn new(device_first: u16, geometry: &[DeviceGeometry]) -> Self {
-        Self { slots: Slots::new(device_first, geometry), blocks: 0, payload_bytes: 0, evictions: 0, corrupt: 0 }
+        let slots = Slots::new(device_first, geometry);
+        Self { slots, blocks: 0, payload_bytes: 0, evictions: 0, corrupt: 0, storing_bytes: 0 }
+    }
+
+    /// Whether a new block may come although others are on their way to NVMe. They may have 7/8 of the room: what is
+    /// loaded needs slots that are free or can be emptied at once, and must not wait for the device to take stores.
+    pub(super) fn takes_puts(&self, slot_bytes: u64) -> bool {
+        let most = self.slots.capacity_bytes() / 8 * 7;
+        self.storing_bytes == 0 || self.storing_bytes + slot_bytes <= most
     }
 
     pub(super) fn count(&self) -> TierCount {

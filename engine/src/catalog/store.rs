@@ -5,6 +5,7 @@ use kvtier_identity::BlockId;
 use super::Catalog;
 use super::entry::{FLIGHT, Level, NONE, QUEUED, State, WISHED};
 use super::plan::{BlockIndex, Decline, StorePlan};
+use crate::place::slot_bytes;
 use crate::port::{IndexEntry, Moment};
 
 const STORING: u8 = FLIGHT[Level::Nvme as usize];
@@ -95,6 +96,7 @@ impl Catalog {
         stored.flags |= STORING;
         stored.generation = generation;
         self.blocks.occupy(index, Level::Nvme, place);
+        self.domain_mut(index, Level::Host).storing_bytes += u64::from(slot_bytes(entry.length));
         self.want_children(index);
         let from = self.slot(index, Level::Host).expect("a block that is not on NVMe has a host copy");
         let to = self.slots(index, Level::Nvme).slot(place);
@@ -124,6 +126,7 @@ impl Catalog {
         assert!(entry.in_flight(Level::Nvme), "block entry {index} is not being stored");
         entry.flags &= !STORING;
         let entry = *entry;
+        self.domain_mut(index, Level::Host).storing_bytes -= u64::from(slot_bytes(entry.length));
         let doomed = entry.state == State::Doomed;
         if stored && !doomed {
             self.appear(index, Level::Nvme);

@@ -79,9 +79,17 @@ pub(crate) fn read_file(path: &Path, text: &str, problems: &mut Vec<Problem>) ->
     for (key, value) in table.get_ref() {
         match value.get_ref() {
             DeValue::Table(section) => {
+                if section.is_empty() && !is_section(key.get_ref()) {
+                    let unknown = format!("unknown section [{}]; `kvtierd settings` lists all", key.get_ref());
+                    problems.push(Problem::at(&origin(key.span().start), unknown));
+                }
                 for (inner, value) in section {
                     let path = format!("{}.{}", key.get_ref(), inner.get_ref());
                     match value.get_ref() {
+                        DeValue::Table(named) if is_repeated(key.get_ref()) && named.is_empty() => {
+                            let empty = format!("[{path}] sets nothing; write its settings below, or remove it");
+                            problems.push(Problem::at(&origin(inner.span().start), empty));
+                        }
                         DeValue::Table(named) if is_repeated(key.get_ref()) => {
                             given.extend(named.iter().map(|(innermost, value)| Given {
                                 path: format!("{path}.{}", innermost.get_ref()),
@@ -103,6 +111,11 @@ pub(crate) fn read_file(path: &Path, text: &str, problems: &mut Vec<Problem>) ->
         }
     }
     given
+}
+
+/// Whether there is a section of this name, or there are sections below it. One whose settings are all commented out is fine.
+fn is_section(name: &str) -> bool {
+    settings().any(|known| known.section == name) || is_repeated(name)
 }
 
 /// Whether sections below this name have names of their own.

@@ -125,6 +125,18 @@ fn an_unknown_key_names_the_nearest_and_its_line() {
     assert!(told.contains("the nearest is \"nvme.bytes\""), "not wal.bytes_max: {told}");
 }
 
+#[test]
+fn a_section_without_settings_is_told_if_it_means_nothing() {
+    let (_folder, sources) = file("[nvme]\n# bytes = \"1GiB\"\n");
+    assert_eq!(problems(&sources, &machine()), [""; 0], "everything in it is commented out");
+    let (_folder, sources) = file("[nwme]\n");
+    let told = one_problem(&sources, &machine());
+    assert!(told.contains("kvtier.toml:1: unknown section [nwme]"), "{told}");
+    let (_folder, sources) = file("[engine_events.b]\n");
+    let told = one_problem(&sources, &machine());
+    assert!(told.contains("kvtier.toml:1: [engine_events.b] sets nothing"), "{told}");
+}
+
 /// `check-config` said that the settings were good, and the start was refused: a file of exactly one extent, a log of
 /// three segments, extents of 2 GiB, a cool-down of an hour.
 #[test]

@@ -42,14 +42,14 @@ def longest_hits(prompts: list[list[int]], unit: int) -> list[int]:
     return [(len(prompt) - 1) // unit * unit for prompt in prompts]
 
 
-def stored_digests(daemon: Any, keys: list[str]) -> dict[str, str]:
-    """The bytes kvtier holds under these keys, block by block."""
+def stored_digests(daemon: Any, keys: list[str], suffix: bytes = b"") -> dict[str, str]:
+    """The bytes kvtier holds for these blocks of vLLM's, whose hashes are its keys but for a suffix."""
     with kvtier.Client(daemon.unix) as client:
         (space,) = [one.space for one in client.spaces()]
     held: dict[str, str] = {}
     with kvtier.LocalClient(daemon.local, tenant="default", role="reader") as local:
         for key in keys:
-            with local.acquire(space, [bytes.fromhex(key)]) as found:
+            with local.acquire(space, [bytes.fromhex(key) + suffix]) as found:
                 if len(found):
                     held[key] = hashlib.sha256(memoryview(found[0])).hexdigest()
     return held

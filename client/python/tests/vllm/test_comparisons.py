@@ -12,13 +12,13 @@ import statistics
 import subprocess
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import pytest
-from engines import PATIENCE, REPOSITORY, SAME, Engine, Words, kvtier_tier, offloading
-from test_broken_daemon import wait_for
+from doors import wait_for
+from engines import PATIENCE, REPOSITORY, SAME, Engine, Words, in_turn, kvtier_tier, offloading
 
 LENGTHS = tuple(int(length) for length in os.environ.get("KVTIER_COMPARE_TOKENS", "512,2048").split(","))
 SYSTEMS = os.environ.get("KVTIER_COMPARE", "connector,tier,fs,example,lmcache").split(",")
@@ -93,14 +93,22 @@ def begin(system: str, engine: Callable[..., Engine], daemon: Any, folder: Path,
     raise AssertionError(f"KVTIER_COMPARE: {system!r} is unknown")
 
 
+@contextmanager
+def running(engine: Callable[..., Engine], daemon: Any, folder: Path) -> Iterator[dict[str, Engine]]:
+    """Every system that is to be compared, plain vLLM first."""
+    others = [system for system in SYSTEMS if system != "lmcache" or LMCACHE]
+    server = lmcache_server(folder) if "lmcache" in others else nullcontext(0)
+    with server as port:
+        yield {system: begin(system, engine, daemon, folder, port) for system in ("plain", *others)}
+
+
 @pytest.mark.full
 def test_time_to_first_token_beside_others(
     start: Callable[..., Any], engine: Callable[..., Engine], tmp_path: Path
 ) -> None:
-    others = [system for system in SYSTEMS if system != "lmcache" or LMCACHE]
     daemon = start(host__bytes="2GiB", nvme__bytes="4GiB", local__client_bytes_max="512MiB")
-    with served(others, tmp_path) as port:
-        engines = {system: begin(system, engine, daemon, tmp_path, port) for system in ("plain", *others)}
+    with running(engine, daemon, tmp_path) as engines:
+        others = [system for system in engines if system != "plain"]
         words = Words(MODEL)
         warm = [words.take(40)]
         for one in engines.values():
@@ -128,23 +136,13 @@ def test_time_to_first_token_beside_others(
     write("vllm_comparisons.md", report)
 
 
-@contextmanager
-def served(systems: list[str], folder: Path) -> Iterator[int]:
-    if "lmcache" not in systems:
-        yield 0
-        return
-    with lmcache_server(folder) as port:
-        yield port
-
-
 def measure(length: int, group: list[list[int]], engines: dict[str, Engine]) -> tuple[int, dict[str, float]]:
     """Medians in milliseconds. Every prompt goes to every system before the next one."""
     seconds: dict[str, list[float]] = {}
     for number, prompt in enumerate(group):
         expected = engines["plain"].generate([prompt], 1)
         seconds.setdefault("plain", []).append(expected["seconds"][0])
-        systems = [system for system in engines if system != "plain"]
-        for system in systems[number % len(systems) :] + systems[: number % len(systems)]:
+        for system in in_turn([system for system in engines if system != "plain"], number):
             for place in ("NVMe", "host") if system in ("connector", "tier") else ("",):
                 engines[system].ask("forget_host")
                 answer = engines[system].generate([prompt], 1)
@@ -174,16 +172,13 @@ def table(rows: list[tuple[int, dict[str, float]]]) -> list[str]:
 def test_throughput_of_storing_everything(
     start: Callable[..., Any], engine: Callable[..., Engine], tmp_path: Path
 ) -> None:
-    others = [system for system in SYSTEMS if system != "lmcache" or LMCACHE]
     daemon = start(host__bytes="2GiB", nvme__bytes="4GiB", local__client_bytes_max="512MiB")
-    with served(others, tmp_path) as port:
-        engines = {system: begin(system, engine, daemon, tmp_path, port) for system in ("plain", *others)}
+    with running(engine, daemon, tmp_path) as engines:
         words = Words(MODEL)
         seconds: dict[str, list[float]] = {system: [] for system in engines}
         for number in range(REPEATS + 1):
             prompts = [words.take(512) for _ in range(4)]
-            systems = list(engines)
-            for system in systems[number % len(systems) :] + systems[: number % len(systems)]:
+            for system in in_turn(list(engines), number):
                 began = time.monotonic()
                 answer = engines[system].generate(prompts, 16, together=True)
                 engines[system].ask("settle")

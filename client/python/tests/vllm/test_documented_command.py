@@ -1,4 +1,4 @@
-"""The command for KvtierTier in docs/integrations/vllm.md, carried out: vLLM's server, in processes of its own."""
+"""The commands in docs/integrations/vllm.md, carried out: vLLM's server, in processes of its own, and `kvtier why`."""
 
 from __future__ import annotations
 
@@ -15,16 +15,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from doors import CONNECTOR, TIER, Door, start_roomy, wait_for
 from engines import MODELS, PATIENCE, REPOSITORY, SAME, Words
-from test_broken_daemon import start_roomy, wait_for
 from test_comparisons import free_port
 
 TOKENS = 600
 
 
-def documented() -> dict[str, Any]:
+def documented(door: Door) -> dict[str, Any]:
     text = (REPOSITORY / "docs" / "integrations" / "vllm.md").read_text()
-    found = [match for match in re.findall(r"--kv-transfer-config '(\{.*?\})'", text, re.DOTALL) if "KvtierTier" in match]
+    wanted = "KvtierTier" if door is TIER else "KvtierConnector"
+    found = [match for match in re.findall(r"--kv-transfer-config '(\{.*?\})'", text, re.DOTALL) if wanted in match]
     assert len(found) == 1
     configuration: dict[str, Any] = json.loads(found[0])
     return configuration
@@ -57,36 +58,57 @@ def healthy(port: int, server: subprocess.Popen[bytes], log: Path) -> bool:
         return False
 
 
-def ask(port: int, prompt: list[int]) -> tuple[str, int]:
-    """The answer, and how many tokens of the prompt were cached."""
+def ask(port: int, prompt: list[int]) -> tuple[str, int, str]:
+    """The answer, how many tokens of the prompt were cached, and the id of the answer."""
     body = {"model": "m", "prompt": prompt, "max_tokens": 16, "temperature": 0, "ignore_eos": True}
     address = f"http://127.0.0.1:{port}/v1/completions"
     request = urllib.request.Request(address, json.dumps(body).encode(), {"Content-Type": "application/json"})
     with urllib.request.urlopen(request, timeout=PATIENCE) as response:
         answer = json.load(response)
     details = answer["usage"].get("prompt_tokens_details") or {}
-    return answer["choices"][0]["text"], details.get("cached_tokens") or 0
+    return answer["choices"][0]["text"], details.get("cached_tokens") or 0, answer["id"]
+
+
+def why(daemon: Any, request: str) -> list[dict[str, Any]]:
+    """What `kvtier why` tells of a request."""
+    command = [str(Path(daemon.process.args[0]).with_name("kvtier")), "--endpoint", daemon.unix, "--json", "why", request]
+    told = subprocess.run(command, capture_output=True, text=True, check=True, env={})
+    notes: list[dict[str, Any]] = json.loads(told.stdout)[0]["notes"]
+    return notes
 
 
 @pytest.mark.full
-def test_a_prompt_survives_kill_9_of_the_server(start: Callable[..., Any], tmp_path: Path) -> None:
+@pytest.mark.parametrize("door", [CONNECTOR, TIER], ids=lambda door: str(door.name))
+def test_a_prompt_survives_kill_9_of_the_server(start: Callable[..., Any], tmp_path: Path, door: Door) -> None:
     daemon = start_roomy(start)
-    transfer = documented()
+    transfer = documented(door)
     extra = transfer["kv_connector_extra_config"]
-    # What the document says for CPUs, and what this machine has.
-    extra |= {"spec_name": "CpuTieringSpec", "spec_module_path": "kvtier.vllm", "cpu_bytes_to_use": 64 << 20}
-    extra["secondary_tiers"][0] |= {"data_directory": str(daemon.data), "durability": "durable"}
+    ours = {"data_directory": str(daemon.data), "durability": "durable"}
+    if door is TIER:
+        # What the document says for CPUs, and what this machine has.
+        extra |= {"spec_name": "CpuTieringSpec", "spec_module_path": "kvtier.vllm", "cpu_bytes_to_use": 64 << 20}
+        extra["secondary_tiers"][0] |= ours
+    else:
+        # A tiny model computes faster than anything loads.
+        extra |= ours | {"gate": False}
     prompt = Words("tiny").take(TOKENS)
     with serving(tmp_path, transfer) as port:
-        text, cached = ask(port, prompt)
+        text, cached, first = ask(port, prompt)
         assert cached == 0
         # A second request: the first one's blocks are stored when its answer is there.
         ask(port, prompt[:40])
         wait_for(lambda: daemon_blocks(daemon) >= TOKENS // 32, "the blocks to be stored")
+        (lookup,) = [note for note in why(daemon, first) if "call" in note]
+        assert (lookup["answered_blocks"], lookup["miss"]["reason"]) == (0, "never_stored")
     with serving(tmp_path, transfer) as port:
-        again, cached = ask(port, prompt)
+        again, cached, second = ask(port, prompt)
+        ask(port, prompt[:40])
+        story = why(daemon, second)
     assert again == text
-    assert cached == TOKENS // 32 * 32
+    assert [cached] == door.hits([prompt])
+    assert any(note.get("answered_blocks") == TOKENS // 32 for note in story), story
+    if door is CONNECTOR:
+        assert any(note.get("verdict") == "loaded" and note["blocks"] == TOKENS // 32 for note in story), story
 
 
 def daemon_blocks(daemon: Any) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import threading
+import timeit
 from collections.abc import Callable
 from typing import Any
 
@@ -56,9 +57,11 @@ def test_what_a_step_of_the_scheduler_spends_in_the_connector(
         )
         print(what, spent)
     print(counts)
-    report = "\n".join([f"Load {os.getloadavg()[0]:.1f}", "", *lines, ""])
+    # A machine that others share is at times half as fast: this tells how fast it was.
+    loop = min(timeit.repeat("for index in range(100_000): pass", number=1, repeat=20)) * 1e3
+    report = "\n".join([f"Load {os.getloadavg()[0]:.1f}; 100,000 turns of an empty loop take {loop:.2f} ms", "", *lines, ""])
     print(report)
     folder = REPOSITORY / ".kvtier" / "bench"
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "vllm-hooks.md").write_text(report)
-    assert counts["loads"] > 0 and all(spent["steps"] > 100 for spent in found.values())
+    assert counts.get("loads", 0) > 0 and all(spent["steps"] > 100 for spent in found.values())

@@ -3,35 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 import kvtier
+from fake_daemon import SPACE, Found, Link, Pending
 from kvtier.vllm.lookups import OFFERS, Lookups
 from kvtier.vllm.settings import Settings
 
-SPACE = b"s" * 32
 FULL, WINDOW = (0).to_bytes(4, "big"), (1).to_bytes(4, "big")
-
-
-class Found(list[int]):
-    def __init__(self, blocks: int) -> None:
-        super().__init__(range(blocks))
-        self.miss = None
-        self.released = False
-
-    def release(self) -> None:
-        self.released = True
-
-
-@dataclass
-class Pending:
-    answer: Any
-
-    def poll(self) -> Any:
-        if isinstance(self.answer, kvtier.Error):
-            raise self.answer
-        return self.answer
 
 
 @dataclass
@@ -43,14 +24,16 @@ class Daemon:
     asked: list[list[bytes]] = field(default_factory=list)
     leases: list[Found] = field(default_factory=list)
     broken: int = 0
+    asking: Callable[[], object] = lambda: None
 
     def _prefix(self, keys: list[bytes]) -> Found:
         count = next((index for index, key in enumerate(keys) if key not in self.there), len(keys))
         self.leases.append(Found(count))
         return self.leases[-1]
 
-    def acquire_start(self, space: bytes, keys: list[bytes], *, min_tier: str, lease: float) -> Pending:
-        assert (space, min_tier) == (SPACE, "nvme")
+    def acquire_start(self, space: bytes, keys: list[bytes], *, min_tier: str, lease: float, request: str) -> Pending:
+        assert (space, min_tier) == (SPACE, "nvme") and request
+        self.asking()
         self.asked.append(keys)
         if self.broken:
             self.broken -= 1
@@ -66,20 +49,6 @@ class Daemon:
                 runs.append((at, run))
             at += len(run) + 1
         return Pending((runs, len(keys)))
-
-
-@dataclass
-class Link:
-    daemon: Daemon | None
-    settled: bool = True
-    errors: list[BaseException] = field(default_factory=list)
-
-    def client(self) -> Daemon | None:
-        return self.daemon
-
-    def lost(self, client: Any, error: BaseException) -> None:
-        self.errors.append(error)
-        self.daemon = None
 
 
 class World:
@@ -116,6 +85,18 @@ def test_a_whole_prompt_is_one_question_and_the_answer_is_there_with_the_next_st
     assert world.daemon.asked == [keys(5)]
     assert world.ask(keys(5)) == [True] * 3 + [False] * 2
     assert world.daemon.asked == [keys(5)], "asked once"
+
+
+def test_of_many_requests_each_step_asks_for_a_few_and_every_one_has_its_turn() -> None:
+    world = World(*keys(3))
+    world.daemon.asking = lambda: setattr(world, "now", world.now + 50e-6)
+    for number in range(5):
+        world.lookups.lookup(f"r{number}", keys(1)[0])
+    asked = []
+    for _ in range(4):
+        world.lookups.flush()
+        asked.append(len(world.daemon.asked))
+    assert asked == [2, 4, 5, 5]
 
 
 def test_what_is_being_loaded_is_not_asked_about_again_and_leases_end_with_the_load() -> None:

@@ -2,43 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
 
 import kvtier
+import pytest
+from fake_daemon import SPACE, Found, Link, Pending
 from kvtier.vllm.scheduler_half import SchedulerHalf
 from kvtier.vllm.settings import Settings
 from kvtier.vllm.step import LoadEnd, StepReport
 
 UNIT = 16
-SPACE = b"s" * 32
-
-
-class Found(list[int]):
-    """A leased prefix of so many blocks."""
-
-    def __init__(self, blocks: int) -> None:
-        super().__init__(range(blocks))
-        self.miss = None
-        self.in_host = blocks
-        self.released = False
-
-    def release(self) -> None:
-        self.released = True
-
-
-class Pending:
-    def __init__(self, answer: Found | kvtier.Error | None) -> None:
-        self.answer = answer
-
-    def poll(self) -> Found | None:
-        if isinstance(self.answer, kvtier.Error):
-            raise self.answer
-        return self.answer
-
-    def wait(self, timeout: float) -> Found:
-        raise kvtier.TimedOut("not yet")
 
 
 @dataclass
@@ -47,35 +23,31 @@ class Daemon:
 
     resident: int = 0
     late: bool = False
+    asking: Callable[[], object] = lambda: None
+    telling: Callable[[], object] = lambda: None
+    polled: Callable[[float], object] = lambda spin: None
     asked: list[int] = field(default_factory=list)
     found: list[Found] = field(default_factory=list)
     pending: list[Pending] = field(default_factory=list)
     notes: list[tuple[str, str, int, str]] = field(default_factory=list)
+    #: Of them those that are on their way.
+    told: int = 0
+
+    def nudge(self) -> None:
+        self.told = len(self.notes)
 
     def report(self, space: bytes, request: str, verdict: str, *, blocks: int, detail: str) -> None:
         assert space == SPACE
+        self.telling()
         self.notes.append((request, verdict, blocks, detail))
 
     def acquire_start(self, space: bytes, keys: list[bytes], *, min_tier: str, lease: float, request: str) -> Pending:
         assert (space, min_tier) == (SPACE, "nvme") and request
+        self.asking()
         self.asked.append(len(keys))
         self.found.append(Found(min(self.resident, len(keys))))
-        self.pending.append(Pending(None if self.late else self.found[-1]))
+        self.pending.append(Pending(None if self.late else self.found[-1], self.polled))
         return self.pending[-1]
-
-
-@dataclass
-class Link:
-    daemon: Daemon | None
-    settled: bool = True
-    errors: list[BaseException] = field(default_factory=list)
-
-    def client(self) -> Daemon | None:
-        return self.daemon
-
-    def lost(self, client: Any, error: BaseException) -> None:
-        self.errors.append(error)
-        self.daemon = None
 
 
 class World:
@@ -141,6 +113,61 @@ def test_a_late_answer_is_asked_for_again_and_then_given_up() -> None:
     assert world.half.matched(never, 0) == (0, False)
     assert isinstance(world.link.errors[0], kvtier.TimedOut), "a daemon that does not answer is left alone"
     assert world.half.matched(never, 0) == (0, False)
+
+
+def test_of_many_lookups_each_step_takes_a_few_and_every_one_has_its_turn() -> None:
+    world = World(resident=3, lookup_wait_us=50)
+    world.daemon.late = True
+    waiting = [request(4 * UNIT, f"r{number}") for number in range(9)]
+    for one in waiting:
+        world.half.on_new(one)
+    looks: list[float] = []
+
+    def look(spin: float) -> None:
+        looks.append(spin)
+        world.now += 40e-6 + spin
+
+    for pending in world.daemon.pending:
+        pending.polled = look
+    assert [world.half.matched(one, 0) for one in waiting] == [(None, False)] * 9
+    assert looks[0] > 0 and looks[1:] == [], "one waits, and then time is up"
+    for pending, found in zip(world.daemon.pending, world.daemon.found, strict=True):
+        pending.answer = found
+    loaded = set()
+    for _ in range(9):
+        world.step()
+        for one in waiting:
+            if one.request_id not in loaded and world.half.matched(one, 0) == (3 * UNIT, True):
+                loaded.add(one.request_id)
+                world.half.allocated(one, [[7, 8, 9, 10]], 3 * UNIT)
+    assert len(loaded) == 9
+
+
+def test_requests_that_keep_arriving_never_take_all_of_a_step() -> None:
+    world = World(resident=3)
+    patient = request(4 * UNIT)
+    world.half.on_new(patient)
+    world.daemon.asking = lambda: setattr(world, "now", world.now + 40e-6)
+    for number in range(9):
+        world.half.on_new(request(4 * UNIT, f"new{number}"))
+    assert len(world.daemon.asked) == 1 + 2, "the others are asked about when it is their turn"
+    assert world.half.matched(patient, 0) == (3 * UNIT, True)
+
+
+def test_ends_of_loads_that_a_step_has_no_time_for_are_told_in_the_next_ones() -> None:
+    world = World(resident=3)
+    loading = [request(4 * UNIT, f"r{number}") for number in range(5)]
+    for one in loading:
+        assert world.half.matched(one, 0) == (3 * UNIT, True)
+        world.half.allocated(one, [[7, 8, 9, 10]], 3 * UNIT)
+    world.step()
+    world.daemon.telling = lambda: setattr(world, "now", world.now + 50e-6)
+    world.half.loaded([one.request_id for one in loading], [])
+    told = []
+    for _ in range(2):
+        world.step()
+        told.append(world.daemon.told)
+    assert told == [3, 5] and all(found.released for found in world.daemon.found)
 
 
 def test_a_daemon_that_fails_means_computing() -> None:
@@ -242,7 +269,7 @@ def test_of_a_load_that_was_cut_the_first_units_count_and_the_rest_is_stored_aga
 
 def slow_loads(world: World) -> None:
     """An engine that computes 1,000 tokens a second, and loads of 10 s."""
-    for _ in range(4):
+    for _ in range(5):
         world.half.learn(StepReport(tokens=100, pairs=0.0, seconds=0.1))
         world.half.gate.learn_load(3, 0, 10.0)
 
@@ -399,9 +426,27 @@ def test_after_a_change_of_weights_nothing_found_before_counts() -> None:
     assert len(world.daemon.asked) == 2
 
 
-def test_what_the_daemon_is_told_of_a_request_is_what_it_takes() -> None:
-    from kvtier.vllm import scheduler_half
+@pytest.mark.parametrize(
+    ("internal", "answered"),
+    [
+        ("chatcmpl-8f2c0d-1a2b3c4d", "chatcmpl-8f2c0d"),
+        ("1_chatcmpl-8f2c0d-1a2b3c4d", "chatcmpl-8f2c0d"),
+        ("cmpl-9e-0-1a2b3c4d", "cmpl-9e"),
+        ("0_cmpl-my-own-7-12-1a2b3c4d", "cmpl-my-own-7"),
+        ("12-1a2b3c4d", "12"),
+        ("whatever", "whatever"),
+        ("", ""),
+    ],
+)
+def test_people_ask_by_the_id_in_vllms_answer(internal: str, answered: str) -> None:
+    from kvtier.vllm.engine import answered_id
 
-    assert scheduler_half._short("a\nb\x1b[2J\u00e9", 512) == "a b [2J\u00e9"
+    assert answered_id(internal) == answered
+
+
+def test_what_the_daemon_is_told_of_a_request_is_what_it_takes() -> None:
+    from kvtier.vllm.notes import shorten
+
+    assert shorten("a\nb\x1b[2J\u00e9", 512) == "a b [2J\u00e9"
     # Cut between letters, never inside one.
-    assert scheduler_half._short("\u00e9" * 100, 127) == "\u00e9" * 63
+    assert shorten("\u00e9" * 100, 127) == "\u00e9" * 63

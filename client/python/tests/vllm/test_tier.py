@@ -1,51 +1,18 @@
-"""KvtierTier in vLLM's own offloading: same tokens, same bytes, and nothing breaks when kvtier does."""
+"""KvtierTier in vLLM's own offloading: same tokens, same bytes. test_broken_daemon.py breaks it."""
 
 from __future__ import annotations
 
-import hashlib
-import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import kvtier
 import pytest
-from engines import Engine, Words, kvtier_tier, offloading
-from sameness import compare
-from test_broken_daemon import MOMENTS, nothing_is_held, rot, start_roomy, wait_for
-
-UNIT = 32
-#: What vLLM appends to the hash of a block: the number of its KV-cache group.
-FIRST_GROUP = bytes(4)
-Start = Callable[..., Any]
-StartEngine = Callable[..., Engine]
-
-
-def whole_blocks(prompts: list[list[int]], unit: int = UNIT) -> list[int]:
-    """What vLLM's offloading reports as cached: whole blocks, and of a prompt of nothing else it computes the last token
-    again."""
-    return [len(prompt) // unit * unit for prompt in prompts]
-
-
-def reconnected(engine: Engine) -> None:
-    wait_for(lambda: engine.ask("tier")["connected"], "the tier to be connected again")
+from doors import TIER, UNIT, Start, StartEngine, nothing_is_held, reconnected, start_roomy, whole_blocks
+from engines import Words, kvtier_tier, offloading
+from sameness import compare, stored_digests
 
 
 def pools() -> set[Path]:
     return set(Path("/dev/shm").glob("vllm_offload_*"))
-
-
-def stored_digests(daemon: Any, hashes: list[str]) -> dict[str, str]:
-    """The bytes kvtier holds for these blocks of vLLM's."""
-    with kvtier.Client(daemon.unix) as client:
-        (space,) = [one.space for one in client.spaces()]
-    held: dict[str, str] = {}
-    with kvtier.LocalClient(daemon.local, tenant="default", role="reader") as local:
-        for name in hashes:
-            with local.acquire(space, [bytes.fromhex(name) + FIRST_GROUP]) as found:
-                if len(found):
-                    held[name] = hashlib.sha256(memoryview(found[0])).hexdigest()
-    return held
 
 
 def test_cold_warm_and_after_kill_9_of_daemon_and_engine(start: Start, engine: StartEngine) -> None:
@@ -62,7 +29,7 @@ def test_cold_warm_and_after_kill_9_of_daemon_and_engine(start: Start, engine: S
     first.ask("settle")
     # What is stored is what plain vLLM computed of the prompts, byte for byte, and nothing is missing.
     computed = plain.ask("blocks")["blocks"]
-    stored = stored_digests(daemon, list(computed))
+    stored = stored_digests(daemon, list(computed), TIER.suffix)
     assert stored.items() <= computed.items()
     assert len(stored) == sum(whole_blocks(prompts)) // UNIT
 
@@ -85,124 +52,6 @@ def test_cold_warm_and_after_kill_9_of_daemon_and_engine(start: Start, engine: S
     assert tiers["nvme"]["bytes_read"] > 0
     second.close()
     assert pools() <= pools_before, "a killed engine left its pool behind"
-    nothing_is_held(daemon)
-
-
-def test_a_daemon_is_lost_at_any_moment(start: Start, engine: StartEngine) -> None:
-    daemon = start_roomy(start)
-    tier = kvtier_tier(
-        daemon.data, durability="durable", retry_ms_max=100, load_timeout_ms=1000, lookup_timeout_ms=1000
-    )
-    plain, kept = engine("tiny"), engine("tiny", transfer=offloading(tier))
-    words = Words("tiny")
-    stored = [words.take(length) for length in (700, 900, 1100)]
-    compare(plain.generate(stored, logprobs=2), kept.generate(stored), "cold")
-
-    slowest = 0.0
-    for moment in MOMENTS:
-        for what in ("killed", "stopped"):
-            # Some of it is loaded, some computed and stored.
-            prompts = [*stored, words.take(300), words.take(600)]
-            expected = plain.generate(prompts, logprobs=2)
-            kept.ask("forget_host")
-            kept.begin(prompts, together=True)
-            time.sleep(moment)
-            daemon.kill() if what == "killed" else daemon.pause()
-            answer = kept.finish()
-            compare(expected, answer, f"{what} after {moment} s")
-            slowest = max(slowest, answer["seconds"][0])
-            daemon.start() if what == "killed" else daemon.resume()
-            reconnected(kept)
-    print(f"the slowest batch took {slowest:.2f} s; the scheduler spent in the tier: {kept.ask('tier')}")
-    # Loads are given up after load_timeout_ms; the rest is computing, and other people's use of this machine.
-    assert slowest < 20
-
-    # Whatever was lost meanwhile is stored with this.
-    kept.ask("forget_host")
-    kept.generate(stored)
-    kept.ask("settle")
-    kept.ask("forget_host")
-    warm = kept.generate(stored)
-    assert warm["cached"] == whole_blocks(stored), f"then it is used as before: {kept.ask('tier')}"
-    nothing_is_held(daemon)
-    # An engine that is killed in the middle of things leaves nothing behind either.
-    kept.ask("forget_host")
-    kept.begin(stored, together=True)
-    kept.kill()
-    nothing_is_held(daemon)
-
-
-@pytest.mark.full
-def test_a_daemon_that_comes_later_is_used_by_itself(start: Start, engine: StartEngine, tmp_path: Path) -> None:
-    later = tmp_path / "node0" / "data"
-    plain = engine("tiny")
-    kept = engine("tiny", transfer=offloading(kvtier_tier(later, retry_ms_max=100)))
-    words = Words("tiny")
-    prompts = [words.take(length) for length in (100, 400)]
-    expected = plain.generate(prompts, logprobs=2)
-    compare(expected, kept.generate(prompts), "without a daemon")
-    daemon = start_roomy(start)
-    assert daemon.data == later
-    reconnected(kept)
-    kept.ask("forget_host")
-    compare(expected, kept.generate(prompts), "with the daemon")
-    kept.ask("forget_host")
-    warm = kept.generate(prompts)
-    compare(expected, warm, "from the daemon")
-    assert warm["cached"] == whole_blocks(prompts)
-    kept.close()
-    nothing_is_held(daemon)
-
-
-@pytest.mark.full
-def test_a_block_that_rots_is_computed_again(start: Start, engine: StartEngine) -> None:
-    daemon = start_roomy(start, nvme__bytes="130MiB")
-    tier = kvtier_tier(daemon.data, durability="durable", retry_ms_max=100)
-    plain, kept = engine("tiny"), engine("tiny", transfer=offloading(tier))
-    prompts = [Words("tiny").take(900)]
-    expected = plain.generate(prompts, logprobs=2)
-    compare(expected, kept.generate(prompts), "cold")
-    kept.ask("settle")
-    with kvtier.Client(daemon.unix) as client:
-        (space,) = [one.space for one in client.spaces()]
-    with kvtier.LocalClient(daemon.local, tenant="default", role="reader") as local:
-        key = bytes.fromhex(list(plain.ask("blocks")["blocks"])[7]) + FIRST_GROUP
-        with local.acquire(space, [key]) as found:
-            content = bytes(found[0])
-    daemon.kill()
-    rot(daemon.data / "nvme-0.kv", content)
-    daemon.start()
-    reconnected(kept)
-
-    kept.ask("forget_host")
-    partly = kept.generate(prompts)
-    compare(expected, partly, "with a rotten block")
-    assert partly["cached"][0] < whole_blocks(prompts)[0]
-    counts = kept.ask("tier")
-    assert counts["loads_incomplete"] == 1, counts
-    # It was neither kept nor offered again; what was computed instead is.
-    kept.ask("forget_host")
-    whole = kept.generate(prompts)
-    compare(expected, whole, "after it was computed again")
-    assert whole["cached"] == whole_blocks(prompts)
-    assert kept.ask("tier")["loads_incomplete"] == 1
-
-
-@pytest.mark.full
-def test_a_daemon_without_room_keeps_what_fits(start: Start, engine: StartEngine) -> None:
-    daemon = start_roomy(start, local__client_bytes_max="1MiB")
-    chunks = {"max_num_batched_tokens": 1024}
-    plain, kept = engine("tiny", **chunks), engine("tiny", transfer=offloading(kvtier_tier(daemon.data)), **chunks)
-    words = Words("tiny")
-    prompts = [words.take(length) for length in (1500, 1500)]
-    expected = plain.generate(prompts, logprobs=2)
-    compare(expected, kept.generate(prompts), "cold")
-    kept.ask("forget_host")
-    compare(expected, kept.generate(prompts), "warm as far as it goes")
-    counts = kept.ask("tier")
-    assert counts["stores_declined"] > 0
-    assert counts.get("loads_failed", 0) == 0
-    kept.close()
     nothing_is_held(daemon)
 
 
@@ -265,7 +114,7 @@ def test_other_blocks_and_other_weights_are_other_spaces(start: Start, engine: S
     assert first.generate(prompts)["cached"] == whole_blocks(prompts)
     # vLLM empties its caches when weights are replaced; what kvtier has belongs to the old ones then.
     first.ask("replace_weights")
-    reconnected(first)
+    reconnected(first, TIER)
     assert first.generate(prompts)["cached"] == [0]
     first.ask("forget_host")
     assert first.generate(prompts)["cached"] == whole_blocks(prompts)

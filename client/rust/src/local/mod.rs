@@ -12,9 +12,10 @@
 //! the next call attaches again, and what was reserved or leased before is refused as lost. Nothing waits without a
 //! deadline. A forked child has no writable mapping: attach after forking.
 //!
-//! Reading order: [`client`], [`chain`], [`slots`], [`acquired`], [`gpu`], `attach`, `link`, `mapping`.
+//! Reading order: [`client`], [`chain`], [`slots`], [`acquired`], [`gpu`], `ahead`, `attach`, `link`, `mapping`.
 
 mod acquired;
+mod ahead;
 mod attach;
 pub mod chain;
 pub mod client;
@@ -29,7 +30,9 @@ use std::time::Duration;
 use crate::ClientError;
 
 pub use acquired::Acquired;
+pub use ahead::{Acquiring, Committing};
 pub use chain::{AcquireChain, Lengths, ReserveChain};
+pub use client::LocalClient;
 pub use client::{Committing, LocalClient};
 pub use gpu::{GpuLayout, GpuMemory, LoadChain, Loading, NotMoved, SaveChain};
 pub use slots::{Commitment, Committed, Existing, Reservation, Slot};
@@ -55,6 +58,9 @@ pub struct LocalOptions {
     /// Whether short requests and answers go through rings of shared memory, without system calls while both ends look.
     /// Default true; the socket alone is for measuring.
     pub ring: bool,
+    /// Whether the daemon is told at once of what nobody waits for: leases that end, slots given up, reports. False: with
+    /// the next request, or with [`LocalClient::nudge`], for a thread that has no time for several system calls.
+    pub notes_at_once: bool,
 }
 
 impl LocalOptions {
@@ -69,6 +75,7 @@ impl LocalOptions {
             wait_timeout: Duration::from_secs(60),
             spin: Duration::from_micros(100),
             ring: true,
+            notes_at_once: true,
         }
     }
 

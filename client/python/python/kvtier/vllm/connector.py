@@ -10,7 +10,6 @@ loads ended comes back with every step's output. docs/integrations/vllm.md draws
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -92,8 +91,8 @@ class KvtierConnector(KVConnectorBase_V1, SupportsHMA):
         self._worker: WorkerHalf | None = None
         self._link: Link | None = None
         self._shape: WorkerShape | None = None
-        #: Counts that vLLM has been told already.
-        self._told: Counter[str] = Counter()
+        #: Counts of each half that vLLM has been told already.
+        self._told: tuple[dict[str, int], dict[str, int]] = {}, {}
         try:
             self._groups = engine.plan_groups(vllm_config, kv_cache_config)
         except Unsupported as why:
@@ -217,6 +216,7 @@ class KvtierConnector(KVConnectorBase_V1, SupportsHMA):
             chunk_tokens=self._vllm_config.scheduler_config.max_num_batched_tokens,
             loads=self._kv_transfer_config.is_kv_consumer,
             stores=self._kv_transfer_config.is_kv_producer,
+            name_of=engine.answered_id,
         )
 
     def on_new_request(self, request: Request) -> None:
@@ -273,14 +273,14 @@ class KvtierConnector(KVConnectorBase_V1, SupportsHMA):
 
     def get_kv_connector_stats(self) -> KVConnectorStats | None:
         """Both halves count; vLLM adds up, logs and exports."""
-        halves = [half for half in (self._scheduler, self._worker) if half is not None]
-        if sum(half.counts.total() for half in halves) == self._told.total():
-            return None
-        counts: Counter[str] = Counter()
-        for half in halves:
-            counts += half.counts
-        fresh, self._told = counts - self._told, counts
-        return KvtierStats(dict(fresh)) if fresh else None
+        fresh: dict[str, int] = {}
+        for half, told in zip((self._scheduler, self._worker), self._told, strict=True):
+            for name, count in half.counts.items() if half is not None else ():
+                before = told.get(name, 0)
+                if count != before:
+                    fresh[name] = fresh.get(name, 0) + count - before
+                    told[name] = count
+        return KvtierStats(fresh) if fresh else None
 
     @classmethod
     def build_kv_connector_stats(cls, data: dict[str, Any] | None = None) -> KVConnectorStats | None:

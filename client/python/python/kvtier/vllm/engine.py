@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -30,6 +31,22 @@ KEPT = (
     "SinkFullAttentionSpec",
     "UniformTypeKVCacheSpecs",
 )
+
+
+#: What vLLM makes of the id it answers with: a number in front for each of several answers, and eight random digits.
+INTERNAL_ID = re.compile(r"(?:\d+_)?(.+?)(?:-[0-9a-f]{8})?")
+#: Of the prompts of one completion each has its number, too.
+PROMPT_ID = re.compile(r"(cmpl-.+)-\d+")
+
+
+def answered_id(request_id: str) -> str:
+    """The id of a request as it stands in vLLM's answer, which is what people know."""
+    from vllm import envs
+
+    if not envs.VLLM_DISABLE_REQUEST_ID_RANDOMIZATION and (whole := INTERNAL_ID.fullmatch(request_id)):
+        request_id = whole[1]
+    prompt = PROMPT_ID.fullmatch(request_id)
+    return prompt[1] if prompt else request_id
 
 
 def plan_groups(config: VllmConfig, cache: KVCacheConfig) -> list[GroupPlan]:

@@ -21,12 +21,14 @@ from typing import Any
 
 import kvtier
 from kvtier.vllm.link import BROKEN, Link
+from kvtier.vllm.notes import NAME_MAX, shorten
 from kvtier.vllm.settings import Settings
+from kvtier.vllm.step_time import STEP_SECONDS
 
 #: How often a block that is there may be promoted for one request: a pool too small for a prompt loses its beginning
 #: to its end again and again.
 OFFERS = 2
-#: Lookups on their way at a time; of more, the requests wait a step.
+#: Lookups on their way at a time; of more, the requests wait a step, as they do when a step has no time for them.
 ASKS_MAX = 256
 #: Gaps that one lookup of a sparse group looks past.
 GAPS_MAX = 64
@@ -78,6 +80,7 @@ class Lookups:
         sparse: Collection[bytes],
         counts: Counter[str],
         clock: Callable[[], float] = time.monotonic,
+        name_of: Callable[[str], str] = str,
     ) -> None:
         self._settings = settings
         self._link = link
@@ -85,6 +88,7 @@ class Lookups:
         #: How keys end, group by group; those of sparse groups.
         self._groups, self._sparse = groups, sparse
         self._clock = clock
+        self._name_of = name_of
         self._started = clock()
         self._requests: dict[str, _Request] = {}
         #: Requests with something wanted.
@@ -121,9 +125,10 @@ class Lookups:
         return None
 
     def flush(self) -> None:
-        """The end of a step: asks for everything that was wanted in it."""
+        """The end of a step: asks for everything that was wanted in it, or as much as there is time for."""
+        began = self._clock()
         for request in list(self._restless):
-            if len(self._asks) >= ASKS_MAX:
+            if len(self._asks) >= ASKS_MAX or self._clock() - began > STEP_SECONDS:
                 return
             del self._restless[request]
             known = self._requests.get(request)
@@ -162,7 +167,8 @@ class Lookups:
             if sparse:
                 pending = client.acquire_runs_start(space, keys, lease=lease, gaps_max=GAPS_MAX)
             else:
-                pending = client.acquire_start(space, keys, min_tier="nvme", lease=lease)
+                name = shorten(self._name_of(request), NAME_MAX)
+                pending = client.acquire_start(space, keys, min_tier="nvme", lease=lease, request=name)
         except kvtier.Error as error:
             self._fault(client, error)
             _decide(known, keys, MISSING)

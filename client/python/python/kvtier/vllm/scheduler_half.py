@@ -9,13 +9,14 @@ A request goes through these states; every arrow is one call of vLLM's:
 
 One lookup covers the whole prompt and leases what it found, so that nothing of it leaves before it is loaded; the lease
 ends when the load ends, whichever way. Nothing here waits for the daemon longer than `lookup_wait_us` a step, nor twice
-for one lookup. Leases live in the client: if this process dies, the daemon ends them with its connection.
+for one lookup; and in whatever number requests come and loads end, what need not happen in this step is left to the
+next ones when StepTime is used up. Leases live in the client: if this process dies, the daemon ends them with its connection.
 """
 
 from __future__ import annotations
 
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
@@ -23,8 +24,10 @@ from typing import Any, Literal, Protocol
 import kvtier
 from kvtier.vllm.cost import Gate
 from kvtier.vllm.link import BROKEN, Link
+from kvtier.vllm.notes import NAME_MAX, NOTE_MAX, shorten
 from kvtier.vllm.settings import Settings
 from kvtier.vllm.step import NO_BLOCK, Load, Step, StepReport, Store, take_units
+from kvtier.vllm.step_time import STEP_SECONDS, StepTime
 
 #: Lookups on their way at a time, besides those a step asks for.
 EARLY_MAX = 64
@@ -32,8 +35,12 @@ EARLY_MAX = 64
 LEASE_USED_MAX = 0.5
 #: How long the first requests of an engine may wait for the first connection, in seconds.
 START_WAIT = 10.0
-#: The daemon's bounds for a request's name and a note about it, in bytes.
-NAME_MAX, NOTE_MAX = 128, 512
+#: Notes for `kvtier why` that wait for a step with time for them; more are dropped.
+LATER_MAX = 4096
+#: Loads that end in one step and are learned from: they were under way together, so one says what all would.
+LEARNED_MAX = 1
+
+Verdict = Literal["loaded", "declined", "failed"]
 
 
 class Request(Protocol):
@@ -87,6 +94,8 @@ class _Tracked:
     """What is known of one request."""
 
     request: Request
+    #: What the daemon is to know it by.
+    name: str
     asked: _Asked | None = None
     #: A leased prefix that is not being loaded yet, and when it was found.
     found: kvtier.Acquired | None = None
@@ -121,6 +130,7 @@ class SchedulerHalf:
         chunk_tokens: int = 1 << 30,
         loads: bool = True,
         stores: bool = True,
+        name_of: Callable[[str], str] = str,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._settings = settings
@@ -131,6 +141,7 @@ class SchedulerHalf:
         self._blocks_per_unit = list(blocks_per_unit)
         self._group_ids = list(group_ids)
         self._loads_on, self._stores_on = loads, stores
+        self._name_of = name_of
         self._clock = clock
         self._started = clock()
         self.gate = Gate(on=settings.gate, unit_tokens=unit_tokens, chunk_tokens=chunk_tokens, clock=clock)
@@ -139,7 +150,11 @@ class SchedulerHalf:
         #: Loads, also those whose request has ended meanwhile.
         self._under_way: dict[str, _Loading] = {}
         self._new_loads: list[Load] = []
-        self._waited = 0.0
+        self._time = StepTime(clock)
+        #: What of it was waiting for answers; and whether a request has had its turn in this step.
+        self._waited, self._turned = 0.0, False
+        #: Notes that a step had no time for.
+        self._later: deque[Callable[[], None]] = deque()
         self.parts: dict[tuple[int, int], tuple[int, int]] = {}
         self.counts: Counter[str] = Counter()
 
@@ -148,13 +163,22 @@ class SchedulerHalf:
     def on_new(self, request: Request) -> None:
         """A request has arrived: ask for it now, so that the answer is there when it is its turn."""
         tracked = self._track(request)
-        if self._asking < EARLY_MAX and self._wants(request, 0) and self._link.client() is not None:
-            self._ask(tracked)
+        with self._time:
+            early = self._asking < EARLY_MAX and self._time.left() > STEP_SECONDS / 2
+            if early and self._link.client() is not None and self._wants(request, 0):
+                self._ask(tracked)
 
     def matched(self, request: Request, computed_tokens: int) -> tuple[int | None, bool]:
         """How many tokens after the first `computed_tokens` can be loaded, as vLLM asks for it: (None, False) for "ask
         again in the next step", and True for "they are loaded between steps"."""
-        tracked = self._track(request)
+        with self._time:
+            if self._turned and self._time.left() <= 0:
+                return None, False
+            self._turned = True
+            return self._match(self._track(request), computed_tokens)
+
+    def _match(self, tracked: _Tracked, computed_tokens: int) -> tuple[int | None, bool]:
+        request = tracked.request
         if tracked.failed or tracked.declined or not self._wants(request, computed_tokens):
             return 0, False
         if tracked.found is not None and self._clock() - tracked.found_at > self._lease * LEASE_USED_MAX:
@@ -192,7 +216,7 @@ class SchedulerHalf:
             self.counts["lookups_away"] += client is None
             return False
         try:
-            pending = client.acquire_start(space, keys, min_tier="nvme", lease=self._lease, request=_name(tracked.request))
+            pending = client.acquire_start(space, keys, min_tier="nvme", lease=self._lease, request=tracked.name)
         except kvtier.Error as error:
             self._fault(client, error)
             return False
@@ -206,9 +230,7 @@ class SchedulerHalf:
         asked = tracked.asked
         assert asked is not None
         try:
-            found = asked.pending.poll()
-            if found is None and not asked.waited:
-                found = self._wait(asked)
+            found = asked.pending.poll() if asked.waited else self._wait(asked)
         except kvtier.Error as error:
             self._forget_asked(tracked)
             if isinstance(error, BROKEN) and not tracked.asked_again:
@@ -239,21 +261,19 @@ class SchedulerHalf:
             return True
         # What it comes to in the end is still good for knowing what is stored already.
         self.counts["lookups_late"] += 1
-        self._note(tracked.request, "declined", 0, f"no answer to the lookup within {since * 1e3:.1f} ms")
+        self._note(tracked, "declined", 0, f"no answer to the lookup within {since * 1e3:.1f} ms")
         tracked.declined = True
         return False
 
     def _wait(self, asked: _Asked) -> kvtier.Acquired | None:
         """Waits for an answer with what is left of this step's time for that."""
-        left = self._settings.lookup_wait_us * 1e-6 - self._waited
+        left = min(self._settings.lookup_wait_us * 1e-6 - self._waited, self._time.left())
         if left <= 0:
-            return None
+            return asked.pending.poll()
         before, asked.waited = self._clock(), True
         try:
-            return asked.pending.wait(left)
-        except kvtier.TimedOut:
-            # Either of the two: this wait, or the call itself.
-            return asked.pending.poll()
+            # Awake: a sleep would end some 60 us late.
+            return asked.pending.poll(left)
         finally:
             self._waited += self._clock() - before
 
@@ -274,7 +294,7 @@ class SchedulerHalf:
             load = self.gate.load_seconds(in_host, units - in_host) * 1e3
             compute = self.gate.compute_seconds(computed_tokens, computed_tokens + units * self._unit) * 1e3
             why = f"cost gate: loading {units} blocks takes {load:.1f} ms, computing them {compute:.1f} ms"
-            self._note(tracked.request, "declined", units - choice.units, why)
+            self._note(tracked, "declined", units - choice.units, why)
         if choice.units == 0:
             tracked.declined = True
             self._drop_found(tracked)
@@ -286,6 +306,10 @@ class SchedulerHalf:
 
     def allocated(self, request: Request, block_ids: Sequence[Sequence[int]], loaded_tokens: int) -> None:
         """vLLM has found room for a request, of which `loaded_tokens` are to be loaded."""
+        with self._time:
+            self._allocate(request, block_ids, loaded_tokens)
+
+    def _allocate(self, request: Request, block_ids: Sequence[Sequence[int]], loaded_tokens: int) -> None:
         tracked = self._track(request)
         self._take_late(tracked)
         tracked.declined = False
@@ -306,26 +330,27 @@ class SchedulerHalf:
 
     def loaded(self, requests: Sequence[str], failed: Sequence[str], invalid: Collection[int] = ()) -> None:
         """Loads have ended; of some nothing counts (`failed`), of others all before their first `invalid` block."""
-        if invalid:
-            # Ranks may end in different steps; the blocks of a load are nobody else's.
-            for loading in self._under_way.values():
-                loading.whole = min(loading.whole, _before(loading.blocks, invalid))
-        for request_id in requests:
-            ended = self._under_way.pop(request_id, None)
-            if ended is None:
-                continue
-            ended.lease.release()
-            if request_id in failed:
-                ended.whole = 0
-            tracked = self._tracked.get(request_id)
-            if tracked is not None:
-                self._settle(tracked, ended)
+        with self._time:
+            if invalid:
+                # Ranks may end in different steps; the blocks of a load are nobody else's.
+                for loading in self._under_way.values():
+                    loading.whole = min(loading.whole, _before(loading.blocks, invalid))
+            for request_id in requests:
+                ended = self._under_way.pop(request_id, None)
+                if ended is None:
+                    continue
+                ended.lease.release()
+                if request_id in failed:
+                    ended.whole = 0
+                tracked = self._tracked.get(request_id)
+                if tracked is not None:
+                    self._settle(tracked, ended)
 
     def _settle(self, tracked: _Tracked, loading: _Loading) -> None:
         if loading.whole == loading.units:
-            self._note(tracked.request, "loaded", loading.whole, "")
+            self._note(tracked, "loaded", loading.whole, "")
             return
-        self._note(tracked.request, "failed", loading.units - loading.whole, loading.why)
+        self._note(tracked, "failed", loading.units - loading.whole, loading.why)
         # The rest is computed now; what of it kvtier still has is a duplicate, and the rest is stored again.
         self.counts["loads_cut"] += 1
         self.counts["load_tokens_lost"] += (loading.units - loading.whole) * self._unit
@@ -334,13 +359,21 @@ class SchedulerHalf:
 
     def learn(self, report: StepReport) -> None:
         """What a step, and the loads that ended with it, have cost. Call before loaded()."""
+        with self._time:
+            self._learn(report)
+
+    def _learn(self, report: StepReport) -> None:
         if report.tokens:
             self.gate.learn_step(report.tokens, report.pairs, report.seconds)
+        learned = 0
         for request_id, end in report.loads.items():
             loading = self._under_way.get(request_id)
             if loading is None:
                 continue
             loading.why = loading.why or end.why
+            learned += 1
+            if learned > LEARNED_MAX:
+                continue
             units = end.units or loading.units
             in_host = min(units, loading.in_host)
             # A load that failed at once says nothing; one that took long for nothing does.
@@ -355,41 +388,54 @@ class SchedulerHalf:
         """What the workers do in this step, in which `scheduled` tokens of each request are computed."""
         step = Step(loads=self._new_loads, parts=self.parts)
         self._new_loads = []
-        self._waited = 0.0
-        self._measure(step, scheduled)
-        if self._stores_on and self._link.client() is not None:
-            for request_id, tokens in scheduled.items():
-                store = self._store(request_id, tokens, block_ids)
-                if store is not None:
-                    step.stores.append(store)
-        return step
-
-    def _measure(self, step: Step, scheduled: dict[str, int]) -> None:
-        """How much this step computes."""
+        self._tell()
+        storing = self._stores_on and self._link.client() is not None
+        # Once for every request that runs, so no more than it takes.
         for request_id, tokens in scheduled.items():
             step.tokens += tokens
-            if tokens > 1 and (tracked := self._tracked.get(request_id)) is not None:
-                step.pairs += tokens * (tracked.request.num_computed_tokens + tokens / 2)
+            tracked = self._tracked.get(request_id)
+            if tracked is None:
+                continue
+            computed = tracked.request.num_computed_tokens
+            if tokens > 1:
+                step.pairs += tokens * (computed + tokens / 2)
+            if storing and computed + tokens >= (tracked.stored + 1) * self._unit:
+                store = self._store(tracked, computed + tokens, block_ids)
+                if store is not None:
+                    step.stores.append(store)
         if step.tokens:
             for loading in self._under_way.values():
                 loading.alone = False
+        self._waited, self._turned = 0.0, False
+        self._time.begin()
+        return step
+
+    def _tell(self) -> None:
+        """Tells the daemon what this step and those before have for it, in one piece."""
+        with self._time:
+            while self._later:
+                # At least one of them.
+                self._later.popleft()()
+                if self._time.left() <= 0:
+                    break
+        client = self._link.client()
+        if client is not None:
+            client.nudge()
 
     def _store(
-        self, request_id: str, tokens: int, block_ids: Callable[[str], Sequence[Sequence[int]] | None]
+        self, tracked: _Tracked, computed_tokens: int, block_ids: Callable[[str], Sequence[Sequence[int]] | None]
     ) -> Store | None:
-        tracked = self._tracked.get(request_id)
-        if tracked is None:
-            return None
+        """Whole units among a request's first `computed_tokens`, after this step, that nobody has stored yet."""
         request = tracked.request
         known = len(request.block_hashes) // self._hashes_per_unit
-        units = min((request.num_computed_tokens + tokens) // self._unit, known)
+        units = min(computed_tokens // self._unit, known)
         if self._settings.store == "prompt":
             units = min(units, request.num_prompt_tokens // self._unit)
         first = tracked.stored
         if units <= first:
             return None
         space = self._spaces.find(_adapter(request))
-        held = block_ids(request_id)
+        held = block_ids(request.request_id)
         if space is None or held is None:
             return None
         blocks = self._blocks(held, first, units - first)
@@ -400,7 +446,7 @@ class SchedulerHalf:
         (parent,) = self._keys(request, first - 1, first) if first else [None]
         self.counts["store_units"] += whole
         keys = self._keys(request, first, first + whole)
-        return Store(request_id, space, keys, parent, [group[:whole] for group in blocks])
+        return Store(request.request_id, space, keys, parent, [group[:whole] for group in blocks])
 
     # Ends
 
@@ -412,6 +458,9 @@ class SchedulerHalf:
         self._forget_asked(tracked)
         # A load under way keeps its lease: the workers still write into its blocks.
         self._drop_found(tracked)
+        if not self._tracked:
+            # There may be no further step for long.
+            self._tell()
 
     def forget_found(self) -> None:
         """Nothing that was found before counts any more."""
@@ -441,7 +490,8 @@ class SchedulerHalf:
     def _track(self, request: Request) -> _Tracked:
         tracked = self._tracked.get(request.request_id)
         if tracked is None:
-            tracked = self._tracked[request.request_id] = _Tracked(request)
+            name = shorten(self._name_of(request.request_id), NAME_MAX)
+            tracked = self._tracked[request.request_id] = _Tracked(request, name)
         return tracked
 
     def _keys(self, request: Request, first: int, end: int) -> list[bytes]:
@@ -468,13 +518,19 @@ class SchedulerHalf:
             tracked.found.release()
             tracked.found = None
 
-    def _note(self, request: Request, verdict: Literal["loaded", "declined", "failed"], blocks: int, why: str) -> None:
+    def _note(self, tracked: _Tracked, verdict: Verdict, blocks: int, why: str) -> None:
         """Tells the daemon what became of a request, for `kvtier why`. Never waits."""
-        client, space = self._link.client(), self._spaces.find(_adapter(request))
+        if self._time.left() > 0 and not self._later:
+            self._report(tracked, verdict, blocks, why)
+        elif len(self._later) < LATER_MAX:
+            self._later.append(lambda: self._report(tracked, verdict, blocks, why))
+
+    def _report(self, tracked: _Tracked, verdict: Verdict, blocks: int, why: str) -> None:
+        client, space = self._link.client(), self._spaces.find(_adapter(tracked.request))
         if client is None or space is None:
             return
         try:
-            client.report(space, _name(request), verdict, blocks=blocks, detail=_short(why, NOTE_MAX))
+            client.report(space, tracked.name, verdict, blocks=blocks, detail=shorten(why, NOTE_MAX))
         except kvtier.Error as error:
             self._link.lost(client, error)
 
@@ -495,16 +551,6 @@ def _whole_units(blocks: list[list[list[int]]], count: int) -> int:
             if index >= len(group) or not group[index] or NO_BLOCK in group[index]:
                 return index
     return count
-
-
-def _name(request: Request) -> str:
-    return _short(request.request_id, NAME_MAX)
-
-
-def _short(text: str, length: int) -> str:
-    """What the daemon takes of a text: no control characters, and not too long."""
-    plain = "".join(letter if letter.isprintable() else " " for letter in text)
-    return plain.encode(errors="replace")[:length].decode(errors="ignore")
 
 
 def _before(blocks: list[list[int]], invalid: Collection[int]) -> int:

@@ -125,6 +125,8 @@ def attach(
         call_timeout=CONNECT_TIMEOUT,
         wait_timeout=settings.load_timeout_ms / 1000,
         threads=settings.load_threads,
+        # The reader is the scheduler's, which nudges it once in a step.
+        notes_at_once=role == "writer",
     )
     ping(client)
     return client

@@ -36,7 +36,7 @@ from vllm.v1.kv_offload.base import (
 from vllm.v1.kv_offload.tiering.base import JobResult, SecondaryTierManager, TransferJob
 
 import kvtier
-from kvtier.vllm import offload
+from kvtier.vllm import engine, offload
 from kvtier.vllm.geometry import Unsupported
 from kvtier.vllm.link import CONNECT_TIMEOUT, NOWHERE, Link
 from kvtier.vllm.lookups import GROUP_BYTES, Lookups
@@ -143,7 +143,10 @@ class KvtierTier(SecondaryTierManager):
         """The key of the chunk that ends at `position`, if the request has asked about it."""
         if position <= 0 or self._on is None:
             return None
-        for key in self._on.lookups.known_keys(context.req_id):
+        keys = list(self._on.lookups.known_keys(context.req_id))
+        # They were asked about in their order: with one group it is there, and a long prompt has many.
+        at = position // self._groups.chunk_tokens[group] - 1
+        for key in (*keys[at : at + 1], *keys):
             if context.get_offload_key_position(OffloadKey(key)) == position and get_offload_group_idx(key) == group:
                 return key
         return None
@@ -206,7 +209,7 @@ class _Machinery:
         def find() -> bytes | None:
             return spaces.find(None)
 
-        self.lookups = Lookups(settings, self.link, find, groups, sparse, counts)
+        self.lookups = Lookups(settings, self.link, find, groups, sparse, counts, name_of=engine.answered_id)
         self.transfers = Transfers(settings, self.link, find, self.pool, rows.row_bytes, counts)
 
     def renew(self) -> None:
