@@ -47,13 +47,15 @@ impl Session {
             return Ok(v1::LoadResponse { miss, ..v1::LoadResponse::default() });
         }
         chain.check_lengths(&prospect.blocks[..count])?;
-        let moves = match self.begin_load(&chain, &prospect, hot, held, &keys) {
-            Ok(moves) => moves,
-            Err(told) => {
-                let (outcome, detail) = told.told()?;
-                return Ok(refused(outcome, detail));
+        let mut moves = Vec::with_capacity(2);
+        if let Err(told) = self.begin_load(&chain, &prospect, hot, held, &keys, &mut moves) {
+            // Whoever is refused may use the blocks for something else at once: nothing may still be written there.
+            for begun in moves {
+                begun.wait_end().await.ok();
             }
-        };
+            let (outcome, detail) = told.told()?;
+            return Ok(refused(outcome, detail));
+        }
         moves.iter().for_each(|progress| self.desk.moves.follow(self, progress));
         let load = self.desk.next_reservation();
         self.shelf.put_load(load, Load { moves });
@@ -61,7 +63,7 @@ impl Session {
         Ok(v1::LoadResponse { load, blocks, from_pool, miss, ..v1::LoadResponse::default() })
     }
 
-    /// Begins the moves: what is in the pool, and what is in host memory.
+    /// Begins the moves: what is in the pool, and what is in host memory. After an error those in `moves` are under way.
     fn begin_load(
         &self,
         chain: &Chain<'_>,
@@ -69,8 +71,8 @@ impl Session {
         hot: Vec<HotBlock>,
         held: Vec<HeldBlock>,
         keys: &KeyRun<'_>,
-    ) -> Result<Vec<Arc<dyn KvProgress>>, GpuRefusal> {
-        let mut moves = Vec::with_capacity(2);
+        moves: &mut Vec<Arc<dyn KvProgress>>,
+    ) -> Result<(), GpuRefusal> {
         let (known, numbers) = (&prospect.blocks, chain.numbers);
         let from_pool = hot.len();
         if from_pool > 0 {
@@ -96,7 +98,7 @@ impl Session {
             let names = keys.iter().skip(from_pool).map(|key| Key::new(key).expect("a run has only good keys"));
             self.promote(chain.memory, prospect.space, held.into_iter().zip(names));
         }
-        Ok(moves)
+        Ok(())
     }
 
     /// Copies what is used often, or pinned, to the pool of the GPU it was just loaded into.

@@ -63,15 +63,16 @@ impl MoveCount {
 }
 
 impl Load {
-    /// Waits for a range of layers of every move, or for the end of all.
+    /// Waits for a range of layers of every move, or for the end of all, whatever the first one says.
     async fn wait(&self, range: Option<usize>) -> Result<(), MoveFailure> {
+        let mut ended = Ok(());
         for part in &self.moves {
             match range {
                 Some(range) => part.wait(range).await?,
-                None => part.wait_end().await?,
+                None => ended = ended.and(part.wait_end().await),
             }
         }
-        Ok(())
+        ended
     }
 
     fn is_over(&self) -> bool {

@@ -142,11 +142,6 @@ impl HbmTier {
         load::start(self, vec![load], Some(keep))
     }
 
-    /// Lets somebody look whether the GPUs come on. For [`Drive::ByHand`]; threads look by themselves.
-    pub fn look(&self, looks_max: u32) -> bool {
-        self.shared.devices.iter().any(|device| device.queue.look(looks_max))
-    }
-
     pub(crate) fn memory(&self) -> &Arc<dyn Memory> {
         &self.shared.memory
     }
