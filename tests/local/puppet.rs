@@ -163,6 +163,12 @@ impl Dancer {
                 let right = (0..acquired.len()).all(|at| acquired.bytes(at) == Some(&self.chain[at].payload[..]));
                 format!("right {right} intact {}", acquired.all_intact())
             }
+            _ => self.obey_about_gpu(&words),
+        }
+    }
+
+    fn obey_about_gpu(&mut self, words: &[&str]) -> String {
+        match *words {
             // Its own memory, behind the gate of the process that it was told of.
             ["lend", process, gate] => {
                 let gate = std::fs::File::open(format!("/proc/{process}/fd/{gate}")).expect("a pipe");
@@ -193,7 +199,7 @@ impl Dancer {
                 let saved = lent.save(&SaveChain::new(space, &names, &blocks));
                 format!("{saved:?}").chars().take(200).collect()
             }
-            _ => panic!("no such order: {order}"),
+            _ => panic!("no such order: {words:?}"),
         }
     }
 
