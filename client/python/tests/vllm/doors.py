@@ -10,7 +10,6 @@ from typing import Any
 
 import kvtier
 from engines import Engine, kvtier_tier, offloading
-from sameness import longest_hits
 
 UNIT = 32
 #: How long anything may take to come right again, in seconds.
@@ -40,19 +39,9 @@ class Door:
             return engine(model, {"data_directory": str(data)} | settings, **(options or {}))
         return engine(model, transfer=offloading(kvtier_tier(data, **settings)), **(options or {}))
 
-    def hits(self, prompts: list[list[int]]) -> list[int]:
-        """Tokens that vLLM reports as cached when all blocks of these prompts are there."""
-        return longest_hits(prompts, UNIT) if self is CONNECTOR else whole_blocks(prompts)
-
 
 CONNECTOR = Door("connector", "forget", "drain", "counts", "hooks", b"")
 TIER = Door("tier", "forget_host", "settle", "tier", "tier", bytes(4))
-
-
-def whole_blocks(prompts: list[list[int]], unit: int = UNIT) -> list[int]:
-    """What vLLM's offloading reports as cached: whole blocks, and of a prompt of nothing else it computes the last token
-    again."""
-    return [len(prompt) // unit * unit for prompt in prompts]
 
 
 def start_roomy(start: Start, **settings: str) -> Any:

@@ -38,8 +38,9 @@ def turned(plain: dict[str, Any], other: dict[str, Any]) -> list[float]:
 
 
 def longest_hits(prompts: list[list[int]], unit: int) -> list[int]:
-    """Tokens of each prompt that can come from a cache: whole blocks, and never the last token."""
-    return [(len(prompt) - 1) // unit * unit for prompt in prompts]
+    """Tokens of each prompt that can come from kvtier: whole blocks. vLLM counts them all, and computes the last token of
+    a prompt of nothing else again. Its own cache has a block less of such a prompt."""
+    return [len(prompt) // unit * unit for prompt in prompts]
 
 
 def stored_digests(daemon: Any, keys: list[str], suffix: bytes = b"") -> dict[str, str]:

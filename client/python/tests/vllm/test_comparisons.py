@@ -137,7 +137,8 @@ def test_time_to_first_token_beside_others(
 
 
 def measure(length: int, group: list[list[int]], engines: dict[str, Engine]) -> tuple[int, dict[str, float]]:
-    """Medians in milliseconds. Every prompt goes to every system before the next one."""
+    """Medians in milliseconds. Every prompt goes to every system before the next one. Another first token than plain
+    vLLM's is a failure of kvtier; of others it is told."""
     seconds: dict[str, list[float]] = {}
     for number, prompt in enumerate(group):
         expected = engines["plain"].generate([prompt], 1)
@@ -146,7 +147,9 @@ def measure(length: int, group: list[list[int]], engines: dict[str, Engine]) -> 
             for place in ("NVMe", "host") if system in ("connector", "tier") else ("",):
                 engines[system].ask("forget_host")
                 answer = engines[system].generate([prompt], 1)
-                assert answer["tokens"] == expected["tokens"], (system, place, length)
+                if answer["tokens"] != expected["tokens"]:
+                    assert system not in ("connector", "tier"), (system, place, length)
+                    print(f"{NAMES[system]}, {length} tokens: another first token than plain vLLM's", flush=True)
                 assert answer["cached"][0] >= length // 2, (system, place, length, answer["cached"])
                 seconds.setdefault(f"{system} {place}".strip(), []).append(answer["seconds"][0])
     return length, {system: statistics.median(values) * 1000 for system, values in seconds.items()}

@@ -58,6 +58,13 @@ def test_what_costs_more_than_it_saves_is_declined() -> None:
     assert world.gate.choose(0, 4096, 127, 0) == Choice(0)
 
 
+def test_the_step_of_a_prompts_last_token_is_not_saved_by_a_hit_of_everything() -> None:
+    world = World()
+    world.computes(2000, 2000)
+    world.loads(1, 0, 0.0, true_cost(UNIT) * 0.7, times=8)
+    assert world.gate.choose(0, UNIT, 1, 0).probe, "cheaper than all of it, dearer than all but the last token"
+
+
 def test_what_saves_more_than_it_costs_is_loaded() -> None:
     world = World()
     world.computes(2000, 2000)

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import kvtier
 import pytest
-from doors import TIER, UNIT, Start, StartEngine, nothing_is_held, reconnected, start_roomy, whole_blocks
+from doors import TIER, UNIT, Start, StartEngine, nothing_is_held, reconnected, start_roomy
 from engines import Words, kvtier_tier, offloading
-from sameness import compare, stored_digests
+from sameness import compare, longest_hits, stored_digests
 
 
 def pools() -> set[Path]:
@@ -31,12 +31,12 @@ def test_cold_warm_and_after_kill_9_of_daemon_and_engine(start: Start, engine: S
     computed = plain.ask("blocks")["blocks"]
     stored = stored_digests(daemon, list(computed), TIER.suffix)
     assert stored.items() <= computed.items()
-    assert len(stored) == sum(whole_blocks(prompts)) // UNIT
+    assert len(stored) == sum(longest_hits(prompts, UNIT)) // UNIT
 
     first.ask("forget_host")
     warm = first.generate(prompts)
     compare(expected, warm, "warm from host memory")
-    assert warm["cached"] == whole_blocks(prompts)
+    assert warm["cached"] == longest_hits(prompts, UNIT)
     assert first.ask("tier").get("loads_failed", 0) == 0
 
     first.kill()
@@ -46,7 +46,7 @@ def test_cold_warm_and_after_kill_9_of_daemon_and_engine(start: Start, engine: S
     second = engine("tiny", transfer=transfer, num_gpu_blocks_override=300)
     again = second.generate(prompts)
     compare(expected, again, "warm from NVMe")
-    assert again["cached"] == whole_blocks(prompts)
+    assert again["cached"] == longest_hits(prompts, UNIT)
     with kvtier.Client(daemon.unix) as client:
         tiers = {tier["tier"]: tier for tier in client.status()["tiers"]}
     assert tiers["nvme"]["bytes_read"] > 0
@@ -111,20 +111,20 @@ def test_other_blocks_and_other_weights_are_other_spaces(start: Start, engine: S
     first.generate(prompts)
     first.ask("settle")
     first.ask("forget_host")
-    assert first.generate(prompts)["cached"] == whole_blocks(prompts)
+    assert first.generate(prompts)["cached"] == longest_hits(prompts, UNIT)
     # vLLM empties its caches when weights are replaced; what kvtier has belongs to the old ones then.
     first.ask("replace_weights")
     reconnected(first, TIER)
     assert first.generate(prompts)["cached"] == [0]
     first.ask("forget_host")
-    assert first.generate(prompts)["cached"] == whole_blocks(prompts)
+    assert first.generate(prompts)["cached"] == longest_hits(prompts, UNIT)
     first.close()
     for other in ({"block_size": 64}, {"dtype": "float32"}, {"hf_overrides": {"rms_norm_eps": 1e-3}}):
         another = engine("tiny", transfer=offloading(tier), **other)
         assert another.generate(prompts)["cached"] == [0], other
         another.close()
     same = engine("tiny", transfer=offloading(tier))
-    assert same.generate(prompts)["cached"] == whole_blocks(prompts)
+    assert same.generate(prompts)["cached"] == longest_hits(prompts, UNIT)
 
 
 @pytest.mark.full
@@ -144,7 +144,7 @@ def test_two_tensor_ranks_share_rows(start: Start, engine: StartEngine) -> None:
     second = engine("tiny", transfer=transfer, **two)
     warm = second.generate(prompts)
     compare(expected, warm, "warm, in a new engine")
-    assert warm["cached"] == whole_blocks(prompts)
+    assert warm["cached"] == longest_hits(prompts, UNIT)
 
 
 @pytest.mark.full
@@ -172,7 +172,7 @@ def test_natural_prompts_of_mixed_lengths(start: Start, engine: StartEngine) -> 
     second = engine("smollm2-135m", transfer=transfer)
     again = second.generate(prompts)
     flips += compare(expected, again, "warm from NVMe")
-    assert again["cached"] == whole_blocks(prompts)
+    assert again["cached"] == longest_hits(prompts, UNIT)
     flips += compare(turn, second.generate(history), "second turn, warm")
     print(f"{2 * len(prompts)} prompts, {flips} explained flips; in the tier a step: {second.ask('tier')}")
     second.close()

@@ -217,6 +217,7 @@ class KvtierConnector(KVConnectorBase_V1, SupportsHMA):
             loads=self._kv_transfer_config.is_kv_consumer,
             stores=self._kv_transfer_config.is_kv_producer,
             name_of=engine.answered_id,
+            never_asked=0 if all(group.kind in engine.WHOLE for group in self._groups) else 1,
         )
 
     def on_new_request(self, request: Request) -> None:

@@ -130,7 +130,8 @@ class Gate:
         whole = self.compute_seconds(computed_tokens, tokens)
         best, gain = 0, 0.0
         for count in {units, host_units} - {0}:
-            rest = self.compute_seconds(computed_tokens + count * self._unit, tokens)
+            # The last token is computed in any case.
+            rest = self.compute_seconds(min(computed_tokens + count * self._unit, tokens - 1), tokens)
             saved = whole - rest - self.load_seconds(min(count, host_units), max(0, count - host_units))
             if saved > gain:
                 best, gain = count, saved

@@ -33,6 +33,9 @@ KEPT = (
 )
 
 
+#: Those whose blocks all stay while a prompt's last token is computed again after a hit of everything. A window that is
+#: counted from the end of the hit may have left a block behind that this token still looks at.
+WHOLE = ("FullAttentionSpec", "MLAAttentionSpec")
 #: What vLLM makes of the id it answers with: a number in front for each of several answers, and eight random digits.
 INTERNAL_ID = re.compile(r"(?:\d+_)?(.+?)(?:-[0-9a-f]{8})?")
 #: Of the prompts of one completion each has its number, too.

@@ -131,6 +131,7 @@ class SchedulerHalf:
         loads: bool = True,
         stores: bool = True,
         name_of: Callable[[str], str] = str,
+        never_asked: int = 0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._settings = settings
@@ -142,6 +143,8 @@ class SchedulerHalf:
         self._group_ids = list(group_ids)
         self._loads_on, self._stores_on = loads, stores
         self._name_of = name_of
+        #: So many tokens at the end of a prompt are always computed together with the rest of their unit.
+        self._never_asked = never_asked
         self._clock = clock
         self._started = clock()
         self.gate = Gate(on=settings.gate, unit_tokens=unit_tokens, chunk_tokens=chunk_tokens, clock=clock)
@@ -171,16 +174,16 @@ class SchedulerHalf:
     def matched(self, request: Request, computed_tokens: int) -> tuple[int | None, bool]:
         """How many tokens after the first `computed_tokens` can be loaded, as vLLM asks for it: (None, False) for "ask
         again in the next step", and True for "they are loaded between steps"."""
+        tracked = self._track(request)
+        if tracked.failed or tracked.declined or not self._wants(request, computed_tokens):
+            return 0, False
         with self._time:
             if self._turned and self._time.left() <= 0:
                 return None, False
             self._turned = True
-            return self._match(self._track(request), computed_tokens)
+            return self._match(tracked, computed_tokens)
 
     def _match(self, tracked: _Tracked, computed_tokens: int) -> tuple[int | None, bool]:
-        request = tracked.request
-        if tracked.failed or tracked.declined or not self._wants(request, computed_tokens):
-            return 0, False
         if tracked.found is not None and self._clock() - tracked.found_at > self._lease * LEASE_USED_MAX:
             self._drop_found(tracked)
         if tracked.found is None:
@@ -195,13 +198,18 @@ class SchedulerHalf:
         return self._offer(tracked, computed_tokens)
 
     def _wants(self, request: Request, computed_tokens: int) -> bool:
-        """Whether a lookup can bring anything: the last token must be computed, and hits begin where units do."""
+        """Whether a lookup can bring anything: hits begin where units do. Of a hit of everything vLLM computes the last
+        token again, as it needs its logits."""
         return (
             self._loads_on
             and request.num_tokens >= self._settings.tokens_min
             and computed_tokens % self._unit == 0
-            and (request.num_tokens - 1) // self._unit > computed_tokens // self._unit
+            and self._units(request) > computed_tokens // self._unit
         )
+
+    def _units(self, request: Request) -> int:
+        """How many units of a request can be looked up."""
+        return (request.num_tokens - self._never_asked) // self._unit
 
     def _starting(self) -> bool:
         """Whether the first connection is still being made: worth a short wait, once in an engine's life."""
@@ -211,7 +219,7 @@ class SchedulerHalf:
         """Starts a lookup of the whole prompt; whether it could."""
         client = self._link.client()
         space = self._spaces.find(_adapter(tracked.request))
-        keys = self._keys(tracked.request, 0, (tracked.request.num_tokens - 1) // self._unit)
+        keys = self._keys(tracked.request, 0, self._units(tracked.request))
         if client is None or space is None or not keys:
             self.counts["lookups_away"] += client is None
             return False
