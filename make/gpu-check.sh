@@ -13,8 +13,21 @@ make/kernels.sh --check
 
 rm -rf "$bundle"
 mkdir -p "$bundle"
-cp target/release/kvtier-bench "$bundle/kvtier-bench"
-strip --strip-debug "$bundle/kvtier-bench"
+for binary in kvtier-bench kvtierd; do
+  cp "target/release/$binary" "$bundle/$binary"
+  strip --strip-debug "$bundle/$binary"
+done
+# The Python package, for any CPython from 3.11 on: what the stand-in worker reaches kvtierd with.
+maturin=.kvtier/venv/bin/maturin
+[[ -x $maturin ]] || maturin=.kvtier/vllm-venv/bin/maturin
+if [[ ! -x $maturin ]]; then
+  python3 -m venv .kvtier/maturin
+  .kvtier/maturin/bin/pip install --quiet --disable-pip-version-check 'maturin>=1.9,<2'
+  maturin=.kvtier/maturin/bin/maturin
+fi
+make/beat.sh "python package" "$maturin" build --release --locked --manifest-path client/python/Cargo.toml --out "$bundle/wheel"
+python3 -m zipfile -e "$bundle"/wheel/*.whl "$bundle/python"
+rm -rf "$bundle/wheel" "$bundle"/python/*.dist-info
 cp make/gpu-bundle/run.sh make/gpu-bundle/standin_worker.py "$bundle/"
 bytes=$(du -sb "$bundle" | cut -f 1)
 if ((bytes > bundle_bytes_max)); then
@@ -34,6 +47,14 @@ if ((status != 1)) || ! grep -q '^FAILED' "$bundle/planted.log"; then
   exit 1
 fi
 echo "== as it should: $(tail -n 1 "$bundle/planted.log")"
+
+for python in .kvtier/vllm-venv/bin/python python3; do
+  if "$python" -c 'import torch, transformers' 2> /dev/null; then
+    echo "== the stand-in worker through kvtierd on the simulated device"
+    PYTHONPATH=$bundle/python "$python" "$bundle/standin_worker.py" "$bundle/kvtierd" --daemon --simulated | tee "$bundle/standin-simulated.log"
+    break
+  fi
+done
 
 status=0
 "$bundle/run.sh" "$bundle/report" || status=$?

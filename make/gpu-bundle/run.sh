@@ -37,6 +37,11 @@ if python3 -c 'import torch, transformers, sys; sys.exit(not torch.cuda.is_avail
   timeout 100 python3 "$here/standin_worker.py" "$bench" > "$out/standin.log" 2>&1 || stood=$?
   tail -n 5 "$out/standin.log"
   ((stood == 0)) || status=1
+  # The same through the daemon: worker and daemon are killed in between.
+  stood=0
+  PYTHONPATH=$here/python timeout 150 python3 "$here/standin_worker.py" "$here/kvtierd" --daemon > "$out/standin-daemon.log" 2>&1 || stood=$?
+  tail -n 5 "$out/standin-daemon.log"
+  ((stood == 0)) || status=1
 else
   echo "run.sh: no PyTorch with a GPU here; the stand-in worker was not run"
 fi

@@ -35,15 +35,38 @@ pub enum Method {
     Why = 11,
     /// Something was put into a ring whose reader sleeps. From either end; no message, no answer.
     Bell = 12,
+    ImportGpuMemory = 13,
+    ReleaseGpuMemory = 14,
+    Load = 15,
+    WaitLoad = 16,
+    Save = 17,
 }
 
 impl Method {
     /// The method with this number.
     pub fn from_number(number: u8) -> Option<Self> {
         use Method::*;
-        [Attach, Reserve, Commit, Abort, Acquire, Poll, ReleaseLeases, Fence, Detach, Report, Why, Bell]
-            .into_iter()
-            .find(|method| *method as u8 == number)
+        [
+            Attach,
+            Reserve,
+            Commit,
+            Abort,
+            Acquire,
+            Poll,
+            ReleaseLeases,
+            Fence,
+            Detach,
+            Report,
+            Why,
+            Bell,
+            ImportGpuMemory,
+            ReleaseGpuMemory,
+            Load,
+            WaitLoad,
+            Save,
+        ]
+        .into_iter()
+        .find(|method| *method as u8 == number)
     }
 
     /// The name in metrics and errors.
@@ -61,6 +84,11 @@ impl Method {
             Self::Report => "report",
             Self::Why => "why",
             Self::Bell => "bell",
+            Self::ImportGpuMemory => "import_gpu_memory",
+            Self::ReleaseGpuMemory => "release_gpu_memory",
+            Self::Load => "load",
+            Self::WaitLoad => "wait_load",
+            Self::Save => "save",
         }
     }
 }
@@ -136,7 +164,7 @@ mod tests {
     #[test]
     fn what_is_no_header_is_refused() {
         let too_long = (MESSAGE_BYTES_MAX as u32 + 1).to_le_bytes();
-        for bytes in [*b"GET / HT", [0, 0, 0, 0, 0, 0, 0, 0], [0, 0, 0, 0, 1, 3, 0, 0], [0, 0, 0, 0, 13, 0, 0, 0]] {
+        for bytes in [*b"GET / HT", [0, 0, 0, 0, 0, 0, 0, 0], [0, 0, 0, 0, 1, 3, 0, 0], [0, 0, 0, 0, 18, 0, 0, 0]] {
             assert_eq!(Header::decode(&bytes), None, "{bytes:?}");
         }
         let [a, b, c, d] = too_long;

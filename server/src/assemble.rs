@@ -9,6 +9,7 @@
 //! index to fill. An error names the component and what to do; what was opened before it closes again, and nothing on
 //! disk has changed except what recovery itself repairs (a torn tail, a superblock's second copy).
 
+mod gpus;
 mod hbm;
 
 use std::os::fd::OwnedFd;
@@ -29,6 +30,7 @@ use kvtier_wal::{Mode, WalError, WalThread, spawn_writer_thread};
 use crate::config::{Admission, Config, Eviction, HugePages, Io, MemoryLock, NODE_DOMAIN};
 use crate::home::Home;
 use crate::local::SharedMemory;
+use crate::local::gpu::Gpus;
 use crate::runtime::{RuntimeSpawn, SystemRandom};
 use crate::service::HbmLook;
 
@@ -87,6 +89,8 @@ pub struct Assembly {
     pub host_detail: Arc<dyn Fn() -> String + Send + Sync>,
     /// What has become of the HBM tier; `None`: it is off.
     pub hbm: Option<HbmLook>,
+    /// Opens workers' GPU memory.
+    pub gpus: Arc<dyn Gpus>,
     /// Its randomness.
     pub random: Arc<dyn Random>,
     /// The arenas, for local workers.
@@ -107,7 +111,7 @@ pub async fn assemble(config: &Config, home: &Home, clock: Arc<dyn Clock>) -> Re
         tracing::info!(domain = name, arena = %arena.report(), "host tier mapped");
     }
     let memory: Arc<dyn Memory> = arenas.clone();
-    let hbm = hbm::open(config, &arenas, &memory);
+    let (hbm, gpus) = hbm::open(config, &arenas, &memory, &clock, &(Arc::clone(&spawn) as Arc<dyn Spawn>));
     let mut disks = Vec::new();
     let nvme = match config.nvme.enabled {
         true => Some(open_nvme(config, home, &clock, &spawn, &memory, &mut disks).await?),
@@ -133,6 +137,7 @@ pub async fn assemble(config: &Config, home: &Home, clock: Arc<dyn Clock>) -> Re
         index,
         host_detail,
         hbm,
+        gpus,
         random,
         shared_memory: Arc::new(SharedArenas(arenas)),
         wal,
@@ -294,10 +299,7 @@ pub fn engine_settings(config: &Config, home: &Home) -> EngineSettings {
     EngineSettings {
         root_secret: home.secret.0,
         host_domains: tenants.collect(),
-        policy: match config.policy.eviction {
-            Eviction::LeafLru => PolicyKind::LeafLru,
-            Eviction::S3Fifo => PolicyKind::S3Fifo,
-        },
+        policy: policy_of(config),
         admission: match config.nvme.admission {
             Admission::All => AdmissionKind::All,
             Admission::SecondTouch => AdmissionKind::SecondTouch,
@@ -313,6 +315,13 @@ pub fn engine_settings(config: &Config, home: &Home) -> EngineSettings {
         scrub_bytes_per_second: config.nvme.scrub_bytes_per_second,
         read_ahead_bytes: (least_arena_bytes / READ_AHEAD_SHARE).min(READ_AHEAD_BYTES_MAX),
         ..EngineSettings::default()
+    }
+}
+
+fn policy_of(config: &Config) -> PolicyKind {
+    match config.policy.eviction {
+        Eviction::LeafLru => PolicyKind::LeafLru,
+        Eviction::S3Fifo => PolicyKind::S3Fifo,
     }
 }
 

@@ -169,6 +169,7 @@ impl Serving {
         ground.metrics.watch(Arc::new(NodeFigures {
             engine: assembly.engine.clone(),
             domain_names: domain_names(&ground.config).map(str::to_owned).collect(),
+            hbm: assembly.hbm.clone(),
             index_flushed_seq: Arc::new(move || index.flushed()),
             subscribers: Arc::new(move || subscribing.subscribers()),
             put_in_flight_bytes: Arc::new(move || putting.put_in_flight_bytes()),
@@ -247,6 +248,8 @@ fn serve_local(
         },
         put_room: service.put_room(),
         requests,
+        gpus: Arc::clone(&assembly.gpus),
+        spawn: Arc::clone(&assembly.spawn) as Arc<dyn Spawn>,
     });
     service.serve_local(Arc::clone(&desk));
     let spawn = Arc::clone(&assembly.spawn) as Arc<dyn Spawn>;

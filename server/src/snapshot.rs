@@ -18,6 +18,7 @@ use crate::observe::snapshot::{
 };
 use crate::observe::{NodeSnapshot, SnapshotSource};
 use crate::publish::PublishCount;
+use crate::service::{HbmLook, HbmSight};
 
 /// Reads the engine. Holds nothing open.
 pub struct NodeFigures {
@@ -25,6 +26,8 @@ pub struct NodeFigures {
     pub engine: Engine,
     /// Names of the host tier's domains, in the order of their arenas.
     pub domain_names: Vec<String>,
+    /// What has become of the HBM tier; `None`: it is off.
+    pub hbm: Option<HbmLook>,
     /// The log position that the index holds on stable storage.
     pub index_flushed_seq: Arc<dyn Fn() -> u64 + Send + Sync>,
     /// Subscribers now.
@@ -42,7 +45,7 @@ impl SnapshotSource for NodeFigures {
         let status = self.engine.status();
         let meter = self.engine.meter();
         NodeSnapshot {
-            tiers: [host(&status, &meter.host)].into_iter().chain(nvme(&status, meter)).collect(),
+            tiers: [host(&status, &meter.host)].into_iter().chain(nvme(&status, meter)).chain(self.hbm()).collect(),
             domains: domains(&self.domain_names, &status),
             misses: meter.misses().into_iter().collect(),
             journal: journal(&status, meter),
@@ -73,6 +76,26 @@ impl SnapshotSource for NodeFigures {
 }
 
 impl NodeFigures {
+    fn hbm(&self) -> Option<TierSnapshot> {
+        let HbmSight { devices, capacity_bytes, count, counters: (hits, stores), absent } = self.hbm.as_ref()?();
+        let sum = |of: fn(&DeviceHealth) -> u64| devices.iter().map(of).sum::<u64>();
+        Some(TierSnapshot {
+            tier: "hbm",
+            up: absent.is_none() && devices.iter().all(|device| device.state == DeviceState::Up),
+            capacity_bytes,
+            used_bytes: count.slot_bytes,
+            blocks: count.blocks,
+            hits,
+            evictions: count.evictions,
+            admitted: stores,
+            queued: sum(|device| device.queued_count),
+            in_flight: sum(|device| device.in_flight_count),
+            read_bytes: sum(|device| device.read_bytes),
+            written_bytes: sum(|device| device.written_bytes),
+            ..TierSnapshot::default()
+        })
+    }
+
     fn followed(&self) -> Vec<FollowedSnapshot> {
         let blocks = self.engine.engine_blocks();
         let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);

@@ -37,7 +37,7 @@ fn store(rig: &Rig, device: u16, number: u64) -> Store {
 }
 
 /// One layer, one run per block.
-fn plain(memory_bytes: u64) -> KvLayout {
+pub(crate) fn plain(memory_bytes: u64) -> KvLayout {
     KvLayout {
         surfaces: vec![Surface { memory: 0, offset: 0 }],
         surfaces_per_layer: 1,
@@ -56,7 +56,13 @@ fn plain(memory_bytes: u64) -> KvLayout {
 
 fn gather(blocks: u64, keep: Box<dyn std::any::Any + Send>) -> ChainMove {
     let block = |number| ChainBlock { number, place: BlockPlace::Host(slot(number, 32_768)), expect_crc: None };
-    ChainMove { direction: Direction::Gather, blocks: (0..blocks).map(block).collect(), layers: vec![], keep }
+    ChainMove {
+        direction: Direction::Gather,
+        blocks: (0..blocks).map(block).collect(),
+        layers: vec![],
+        part: None,
+        keep,
+    }
 }
 
 #[test]
@@ -269,7 +275,7 @@ fn bad_moves_are_refused_with_what_is_wrong() {
         (vec![at(0, BlockPlace::Pool(slot(1_000_000, 32_768)))], vec![], "outside the pool"),
     ];
     for (blocks, layers, expected) in calls {
-        let call = ChainMove { direction: Direction::Gather, blocks, layers, keep: Box::new(()) };
+        let call = ChainMove { direction: Direction::Gather, blocks, layers, part: None, keep: Box::new(()) };
         let why = imported.begin(&rig.tier, call).map(drop).unwrap_err().to_string();
         assert!(why.contains(expected), "{why:?} does not say {expected:?}");
     }

@@ -3,6 +3,7 @@
 
 mod conformance;
 mod faults;
+mod hang;
 mod kernels;
 mod pool;
 mod probe;

@@ -4,8 +4,12 @@
 mod bounds;
 mod disconnects;
 mod domains;
+mod hot;
 mod leases;
+mod lent;
+mod lent_faults;
 mod misuse;
+mod moves;
 mod parts;
 mod puppet;
 mod put_get;

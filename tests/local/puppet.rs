@@ -1,11 +1,15 @@
 //! A client in a process of its own, that does what it is told on its standard input, and can be killed and stopped.
 
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, PipeReader, Write};
+use std::os::fd::OwnedFd;
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
-use kvtier_client::local::{AcquireChain, Acquired, Lengths, ReserveChain, Slot};
+use super::lent::{Kv, nhd, told};
+use kvtier_client::local::{
+    AcquireChain, Acquired, GpuMemory, Lengths, LoadChain, Loading, ReserveChain, SaveChain, Slot,
+};
 use kvtier_client::{LocalClient, LocalOptions, SpaceDigest};
 use kvtier_tests::block::keys;
 use kvtier_tests::{Block, World};
@@ -101,6 +105,8 @@ struct Dancer {
     chain: Vec<Block>,
     slots: Vec<Slot>,
     acquired: Option<Acquired>,
+    lent: Option<(Kv, GpuMemory)>,
+    loading: Option<Loading>,
 }
 
 impl Dancer {
@@ -157,7 +163,43 @@ impl Dancer {
                 let right = (0..acquired.len()).all(|at| acquired.bytes(at) == Some(&self.chain[at].payload[..]));
                 format!("right {right} intact {}", acquired.all_intact())
             }
-            _ => panic!("no such order: {order}"),
+            _ => self.obey_about_gpu(&words),
+        }
+    }
+
+    fn obey_about_gpu(&mut self, words: &[&str]) -> String {
+        match *words {
+            // Its own memory, behind the gate of the process that it was told of.
+            ["lend", process, gate] => {
+                let gate = std::fs::File::open(format!("/proc/{process}/fd/{gate}")).expect("a pipe");
+                let (layout, sizes) = nhd(4);
+                let kv = Kv::new(layout, sizes, 7);
+                let gate = PipeReader::from(OwnedFd::from(gate));
+                let handles = kv.handles(Some(&gate));
+                let lent = self.client().0.import_gpu_memory(0, &handles, &told(&kv.layout)).expect("lent");
+                self.lent = Some((kv, lent));
+                "lent".to_owned()
+            }
+            ["load", name, count] => {
+                let names = keys(&chain(name, count, "16384"));
+                let blocks: Vec<u64> = (0..names.len() as u64).collect();
+                let (_, space) = self.client();
+                let lent = &self.lent.as_ref().expect("lent").1;
+                let wanted = LoadChain { layer_ends: &[1, 4], ..LoadChain::new(space, &names, &blocks) };
+                let loading = lent.load(&wanted).expect("answered");
+                let count = loading.len();
+                self.loading = Some(loading);
+                format!("{count} blocks")
+            }
+            ["save", name, count] => {
+                let names = keys(&chain(name, count, "16384"));
+                let blocks: Vec<u64> = (0..names.len() as u64).collect();
+                let (_, space) = self.client();
+                let lent = &self.lent.as_ref().expect("lent").1;
+                let saved = lent.save(&SaveChain::new(space, &names, &blocks));
+                format!("{saved:?}").chars().take(200).collect()
+            }
+            _ => panic!("no such order: {words:?}"),
         }
     }
 

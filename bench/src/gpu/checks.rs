@@ -109,7 +109,7 @@ fn go(
     direction: Direction,
     blocks: Vec<ChainBlock>,
 ) -> Result<(), Failure> {
-    let call = ChainMove { direction, blocks, layers: vec![], keep: Box::new(()) };
+    let call = ChainMove { direction, blocks, layers: vec![], part: None, keep: Box::new(()) };
     runtime.block_on(worker.begin(tier, call)?.wait_end())?;
     Ok(())
 }
@@ -158,6 +158,7 @@ fn killed(site: &Site, runtime: &Runtime) -> Result<(), Failure> {
             direction: Direction::Gather,
             blocks: chain(&layout, &numbers),
             layers: vec![],
+            part: None,
             keep: Box::new(()),
         };
         moves.push(imported.begin(tier, call)?);

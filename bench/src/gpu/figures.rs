@@ -166,7 +166,7 @@ impl Measure<'_> {
     }
 
     fn go(&self, worker: &Arc<WorkerMemory>, direction: Direction, blocks: &[ChainBlock]) -> Result<(), Failure> {
-        let call = ChainMove { direction, blocks: blocks.to_vec(), layers: vec![], keep: Box::new(()) };
+        let call = ChainMove { direction, blocks: blocks.to_vec(), layers: vec![], part: None, keep: Box::new(()) };
         Ok(self.runtime.block_on(worker.begin(&self.site.ground.tier, call)?.wait_end())?)
     }
 
@@ -214,6 +214,7 @@ impl Measure<'_> {
                     direction,
                     blocks: blocks.clone(),
                     layers: std::iter::once(0..moved).collect(),
+                    part: None,
                     keep: Box::new(()),
                 };
                 let begun = (0..CALLS_AT_ONCE).map(|_| worker.begin(&self.site.ground.tier, call()));
@@ -315,7 +316,8 @@ impl Measure<'_> {
         let mut uploading = Vec::new();
         while let Some((outcomes, blocks)) = reading.next().await {
             all_verified(&outcomes)?;
-            let call = ChainMove { direction: Direction::Scatter, blocks, layers: vec![], keep: Box::new(()) };
+            let call =
+                ChainMove { direction: Direction::Scatter, blocks, layers: vec![], part: None, keep: Box::new(()) };
             uploading.push(worker.begin(&self.site.ground.tier, call)?);
         }
         for progress in uploading {

@@ -18,7 +18,7 @@
 //! *Forks.* A child has no connection and no arena. Each object knows the process that made it ([`process`]): in a child
 //! its methods raise, and dropping it there sends nothing over the parent's connection.
 //!
-//! Reading order: [`remote`] (gRPC), [`local`], [`reservation`], [`acquired`], [`load`], [`pool`], [`memory`], then what they stand on.
+//! Reading order: [`remote`] (gRPC), [`local`], [`reservation`], [`acquired`], [`load`], [`gpu`], [`pool`], [`memory`], then what they stand on.
 // Only `memory` may: it gives Python addresses.
 #![deny(unsafe_code)]
 
@@ -26,6 +26,7 @@ mod acquired;
 mod argument;
 mod error;
 mod event;
+mod gpu;
 mod identity;
 mod lane;
 mod load;
@@ -52,6 +53,8 @@ fn native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<local::LocalClient>()?;
     module.add_class::<acquired::Acquired>()?;
     module.add_class::<load::Loaded>()?;
+    module.add_class::<gpu::GpuMemory>()?;
+    module.add_class::<gpu::Loading>()?;
     module.add_class::<reservation::Reservation>()?;
     module.add_class::<memory::Block>()?;
     module.add_class::<memory::Slot>()?;

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
 use kvtier_client::ClientError;
-use kvtier_client::local::{AcquireChain, LocalClient as Native, LocalOptions, ReserveChain, Slot};
+use kvtier_client::local::{AcquireChain, GpuLayout, LocalClient as Native, LocalOptions, ReserveChain, Slot};
 use kvtier_client::why::Outcome;
 use pyo3::prelude::*;
 use pyo3::pybacked::PyBackedBytes;
@@ -13,6 +13,7 @@ use pyo3::types::PyTuple;
 use crate::acquired::Acquired;
 use crate::argument::{Packed, Space, durability, seconds, stages, verdict};
 use crate::error::{invalid, plain, raise};
+use crate::gpu::GpuMemory;
 use crate::lane::Lane;
 use crate::load::Load;
 use crate::memory::{Plan, Segments, Way, borrow_all};
@@ -289,6 +290,59 @@ impl LocalClient {
             }) as _)
         };
         lane.change(work).map_err(raise)
+    }
+
+    /// Lends KV memory on a GPU (its place among the daemon's) to the daemon. `handles` are what cuIpcGetMemHandle wrote, 64
+    /// bytes for each allocation; `surfaces` says for each layer (K and V of each in turn when surfaces_per_layer is 2)
+    /// which of them it is in and at which offset block 0 begins. Strides in bytes. Not yet verified on hardware.
+    #[pyo3(signature = (handles, surfaces, *, tokens, heads, head_elements, element_bytes, block_count, block_stride,
+                        token_stride, head_stride, planes=1, plane_stride=0, surfaces_per_layer=1, gpu=0))]
+    #[expect(clippy::too_many_arguments, reason = "they are Python's keyword arguments")]
+    fn import_gpu_memory(
+        &self,
+        py: Python<'_>,
+        handles: Vec<PyBackedBytes>,
+        surfaces: Vec<(u32, u64)>,
+        tokens: u32,
+        heads: u32,
+        head_elements: u32,
+        element_bytes: u32,
+        block_count: u64,
+        block_stride: u64,
+        token_stride: u64,
+        head_stride: u64,
+        planes: u32,
+        plane_stride: u64,
+        surfaces_per_layer: u32,
+        gpu: u32,
+    ) -> PyResult<GpuMemory> {
+        let worker = self.worker()?;
+        let wrong = |bytes: &PyBackedBytes| {
+            invalid("handles", format!("{} bytes long", bytes.len()), "a handle is the 64 bytes of cuIpcGetMemHandle")
+        };
+        let handles: Vec<[u8; 64]> = handles
+            .iter()
+            .map(|bytes| <[u8; 64]>::try_from(&bytes[..]).map_err(|_| wrong(bytes)))
+            .collect::<PyResult<_>>()?;
+        let (surface_memories, surface_offsets) = surfaces.into_iter().unzip();
+        let layout = GpuLayout {
+            surface_memories,
+            surface_offsets,
+            surfaces_per_layer,
+            planes,
+            tokens,
+            heads,
+            head_elements,
+            element_bytes,
+            block_count,
+            block_stride,
+            plane_stride,
+            token_stride,
+            head_stride,
+        };
+        let client = worker.client.get()?;
+        let memory = py.detach(|| client.import_gpu_memory(gpu, &handles, &layout)).map_err(raise)?;
+        Ok(GpuMemory::new(memory, &worker))
     }
 
     /// Adds what became of a request to what the daemon remembers of it: verdict "loaded", "declined" or "failed" for so

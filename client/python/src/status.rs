@@ -58,6 +58,10 @@ fn local_to_python<'py>(py: Python<'py>, local: &wire::LocalStatus) -> PyResult<
         ("put_in_place_bytes", local.put_in_place_bytes),
         ("acquired_bytes", local.acquired_bytes),
         ("put_copied_bytes", local.put_copied_bytes),
+        ("gpu_memories", local.gpu_memories),
+        ("moves", local.moves),
+        ("moves_ended", local.moves_ended),
+        ("moves_failed", local.moves_failed),
     ];
     numbers.into_iter().try_for_each(|(name, number)| given.set_item(name, number))?;
     Ok(given)

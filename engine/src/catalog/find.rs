@@ -77,6 +77,16 @@ impl Catalog {
         self.blocks.find_visible(block).map(|index| resident(index, self.blocks.get(index)))
     }
 
+    /// CRC32 of an entry's payload. The index must be valid, as for [`Catalog::block_of`].
+    pub fn crc_of(&self, index: BlockIndex) -> u32 {
+        self.blocks.get(index.0).crc
+    }
+
+    /// The block before an entry's. The index must be valid, as for [`Catalog::block_of`].
+    pub fn parent_of(&self, index: BlockIndex) -> Option<BlockId> {
+        self.parent_id(index.0)
+    }
+
     /// The id of an entry. The index must be valid: leased, held or in flight.
     pub fn block_of(&self, index: BlockIndex) -> BlockId {
         self.blocks.get(index.0).block()

@@ -216,7 +216,7 @@ impl Engine {
     }
 
     /// Names the blocks of a run of keys; checks its length.
-    fn chain_ids(&self, space: &SpaceDigest, keys: &KeyRun<'_>) -> Result<Vec<BlockId>, EngineError> {
+    pub(super) fn chain_ids(&self, space: &SpaceDigest, keys: &KeyRun<'_>) -> Result<Vec<BlockId>, EngineError> {
         let max = self.shared.settings.chain_keys_max;
         if keys.is_empty() || keys.len() > max {
             let remedy = format!("a chain has 1 to {max} keys");

@@ -128,7 +128,7 @@ impl BlockReader {
 
 /// Waits until the block is in host memory and holds it. While the host tier is full of blocks on their way to NVMe, it
 /// waits for them, at most [`ROOM_PATIENCE`].
-async fn settle(shared: &Arc<Shared>, block: BlockId, mut ask: Ask) -> Result<HostPin, Miss> {
+pub(super) async fn settle(shared: &Arc<Shared>, block: BlockId, mut ask: Ask) -> Result<HostPin, Miss> {
     let throttled = Miss { reason: MissReason::Throttled, age: None, tier: Some(TierKind::Nvme) };
     let deadline = shared.now().after(ROOM_PATIENCE);
     let mut tries = 0;

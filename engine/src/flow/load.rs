@@ -51,6 +51,11 @@ pub(crate) struct HostPin {
 }
 
 impl HostPin {
+    /// What it holds.
+    pub(crate) fn copy(&self) -> HostCopy {
+        self.copy
+    }
+
     /// The payload, without a copy; the hold lives as long as the view.
     pub(crate) fn into_view(self) -> (Bytes, u32) {
         let (copy, memory) = (self.copy, Arc::clone(&self.shared.ports.memory));

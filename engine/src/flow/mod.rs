@@ -2,7 +2,7 @@
 //!
 //! One mutex holds the core. It is never held across an `await`, and records are appended to the journal while it is
 //! held, so that the order of the log is the order of decisions. Reading order: [`ask`], [`put`], [`store`], [`find`],
-//! [`get`], [`load`], [`acquire`], [`recover`], [`events`], [`external`].
+//! [`get`], [`load`], [`acquire`], [`hold`], [`recover`], [`events`], [`external`].
 
 pub mod acquire;
 pub mod alarm;
@@ -15,6 +15,7 @@ pub mod external;
 mod find;
 mod gap;
 pub mod get;
+pub mod hold;
 mod housekeeping;
 mod indexer;
 mod keep;

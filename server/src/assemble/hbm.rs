@@ -6,34 +6,69 @@
 use std::error::Error;
 use std::sync::{Arc, OnceLock};
 
-use kvtier_engine::port::{Memory, Tier};
+use kvtier_engine::port::{Clock, Memory, Spawn, Tier};
 use kvtier_hbm::cuda::CudaGpu;
 use kvtier_hbm::gpu::{Gpu, HostArena, HostMemory};
-use kvtier_hbm::{Drive, HbmSettings, HbmTier, PoolSize};
+use kvtier_hbm::simulated::{Machine, Simulated};
+use kvtier_hbm::{Drive, HbmSettings, HbmTier, HotPool, PoolSize};
 use kvtier_host::Arenas;
 
-use crate::config::{Config, HbmPool};
+use super::gpus::NodeGpus;
+use crate::config::{Config, GpuDevice, HbmPool};
+use crate::local::gpu::Gpus;
 use crate::service::{HbmLook, HbmSight};
 
-/// The tier, or why there is none.
-type Opened = Result<HbmTier, String>;
+/// What a simulated GPU has; its pool is taken from it, and from this process.
+const SIMULATED_BYTES: u64 = 4 << 30;
+/// Decides in which order it does what it is told.
+const SIMULATED_SEED: u64 = 1;
 
-/// Begins to open the tier; `None` when it is off. Ask the answer what has become of it.
-pub(super) fn open(config: &Config, arenas: &Arc<Arenas>, memory: &Arc<dyn Memory>) -> Option<HbmLook> {
+/// The tier, or why there is none.
+pub(super) type Opened = Result<Found, String>;
+
+/// The tier, and its hot blocks if it has a pool.
+pub(super) struct Found {
+    pub(super) tier: HbmTier,
+    pub(super) pool: Option<Arc<HotPool>>,
+}
+
+/// Begins to open the tier: how it is shown, unless it is off, and how workers reach it.
+pub(super) fn open(
+    config: &Config,
+    arenas: &Arc<Arenas>,
+    memory: &Arc<dyn Memory>,
+    clock: &Arc<dyn Clock>,
+    spawn: &Arc<dyn Spawn>,
+) -> (Option<HbmLook>, Arc<dyn Gpus>) {
     let pool = match config.hbm.pool() {
         // A pool that cannot be read is refused when the settings are checked.
-        Ok(HbmPool::Off) | Err(_) => return None,
+        Ok(HbmPool::Off) | Err(_) => PoolSize::Off,
         Ok(HbmPool::Bytes(bytes)) => PoolSize::Bytes(bytes),
         Ok(HbmPool::Percent(percent)) => PoolSize::Percent(percent),
     };
-    let settings = HbmSettings { pool, extent_bytes: config.hbm.extent_bytes, ..HbmSettings::default() };
-    let (arenas, memory) = (Arc::clone(arenas), Arc::clone(memory));
     let opened: Arc<OnceLock<Opened>> = Arc::default();
+    let gpus = Arc::new(NodeGpus::new(config.hbm.workers, Arc::clone(&opened)));
+    if pool == PoolSize::Off && !config.hbm.workers {
+        return (None, gpus);
+    }
+    let settings = HbmSettings {
+        pool,
+        extent_bytes: config.hbm.extent_bytes,
+        hang_timeout: config.hbm.hang_timeout,
+        ..HbmSettings::default()
+    };
+    let device = config.hbm.device;
+    let (policy, pin_bytes_max) = (super::policy_of(config), config.limits.pin_quota_bytes);
+    let (clock, spawn) = (Arc::clone(clock), Arc::clone(spawn));
+    let (arenas, memory) = (Arc::clone(arenas), Arc::clone(memory));
     let slot = Arc::clone(&opened);
     let begin = move || {
-        let tier = open_now(&settings, &arenas, memory);
+        let tier = find(device).and_then(|gpus| open_now(&settings, gpus, &arenas, memory)).map(|tier| {
+            let pool = HotPool::new(tier.clone(), clock, spawn, policy, pin_bytes_max);
+            Found { tier, pool }
+        });
         match &tier {
-            Ok(tier) => tracing::info!(gpus = tier.device_count(), "HBM tier opened"),
+            Ok(found) => tracing::info!(gpus = found.tier.device_count(), "HBM tier opened"),
             Err(why) => tracing::warn!(why, "the HBM tier has no room; everything else works"),
         }
         // Set once: this thread is the only one.
@@ -42,15 +77,28 @@ pub(super) fn open(config: &Config, arenas: &Arc<Arenas>, memory: &Arc<dyn Memor
     if let Err(error) = std::thread::Builder::new().name("hbm-open".into()).spawn(begin) {
         opened.set(Err(format!("no thread to open it: {error}"))).ok();
     }
-    Some(Arc::new(move || sight(opened.get())))
+    (Some(Arc::new(move || sight(opened.get()))), gpus)
 }
 
-fn open_now(settings: &HbmSettings, arenas: &Arc<Arenas>, memory: Arc<dyn Memory>) -> Opened {
+/// The GPUs of this machine, or one that is none.
+fn find(device: GpuDevice) -> Result<Vec<Arc<dyn Gpu>>, String> {
+    if device == GpuDevice::Simulated {
+        tracing::warn!("hbm.device = \"simulated\": the GPU is host memory");
+        return Ok(vec![Arc::new(Simulated::new(&Machine::new(), SIMULATED_SEED, SIMULATED_BYTES))]);
+    }
     let gpus = CudaGpu::open_all().map_err(|absent| absent.to_string())?;
     if gpus.is_empty() {
         return Err("no GPU of this machine can be used; the log says why".into());
     }
-    let gpus = gpus.into_iter().map(|gpu| Arc::new(gpu) as Arc<dyn Gpu>).collect();
+    Ok(gpus.into_iter().map(|gpu| Arc::new(gpu) as Arc<dyn Gpu>).collect())
+}
+
+fn open_now(
+    settings: &HbmSettings,
+    gpus: Vec<Arc<dyn Gpu>>,
+    arenas: &Arc<Arenas>,
+    memory: Arc<dyn Memory>,
+) -> Result<HbmTier, String> {
     let registered = arenas.all().iter().zip(0..).map(|(arena, number)| HostMemory {
         address: arena.address(),
         bytes: arena.size_bytes(),
@@ -66,9 +114,11 @@ fn open_now(settings: &HbmSettings, arenas: &Arc<Arenas>, memory: Arc<dyn Memory
 
 fn sight(opened: Option<&Opened>) -> HbmSight {
     match opened {
-        None => HbmSight { devices: Vec::new(), capacity_bytes: 0, absent: Some("still opening".into()) },
-        Some(Err(why)) => HbmSight { devices: Vec::new(), capacity_bytes: 0, absent: Some(why.clone()) },
-        Some(Ok(tier)) => HbmSight {
+        None => HbmSight { absent: Some("still opening".into()), ..HbmSight::default() },
+        Some(Err(why)) => HbmSight { absent: Some(why.clone()), ..HbmSight::default() },
+        Some(Ok(Found { tier, pool })) => HbmSight {
+            count: pool.as_ref().map(|pool| pool.count()).unwrap_or_default(),
+            counters: pool.as_ref().map(|pool| pool.counters()).unwrap_or_default(),
             devices: tier.health(),
             capacity_bytes: tier.geometry().iter().map(|pool| pool.bytes).sum(),
             absent: None,

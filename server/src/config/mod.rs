@@ -30,8 +30,8 @@ use machine::Machine;
 use problem::{Origin, Problem, Problems};
 use resolve::Resolved;
 pub use sections::{
-    Admission, Domain, EngineEvents, Eviction, HashForm, Hbm, HbmPool, Host, HugePages, Index, Io, Limits, Listen,
-    Local, Log, LogFormat, MemoryLock, Nvme, Policy, PublishEvents, Shutdown, Tls, Trace, Wal,
+    Admission, Domain, EngineEvents, Eviction, GpuDevice, HashForm, Hbm, HbmPool, Host, HugePages, Index, Io, Limits,
+    Listen, Local, Log, LogFormat, MemoryLock, Nvme, Policy, PublishEvents, Shutdown, Tls, Trace, Wal,
 };
 pub use source::{FlagValue, Sources};
 

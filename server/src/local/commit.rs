@@ -51,7 +51,7 @@ fn bytes_of(found: &Found) -> u64 {
 
 /// The answer as it grows.
 #[derive(Default)]
-struct Committed {
+pub(super) struct Committed {
     outcomes: Vec<i32>,
     crcs: Vec<u32>,
     refusals: Vec<v1::BlockRefusal>,
@@ -59,7 +59,7 @@ struct Committed {
 
 impl Committed {
     /// Commits one reservation; what is left to wait for.
-    fn take(&mut self, index: usize, found: Found) -> Option<DurableWait> {
+    pub(super) fn take(&mut self, index: usize, found: Found) -> Option<DurableWait> {
         let held = match found {
             Found::Open(held) => held,
             Found::Ended => {
@@ -104,7 +104,7 @@ impl Committed {
     }
 
     /// A block that is visible and will not be durable.
-    fn decline(&mut self, index: usize, decline: Decline) {
+    pub(super) fn decline(&mut self, index: usize, decline: Decline) {
         let (reason, detail) = answer::decline_words(decline);
         self.outcomes[index] = Outcome::Declined.into();
         self.refuse(index, reason, detail.to_owned());
@@ -115,16 +115,16 @@ impl Committed {
         self.refuse(index, v1::DeclineReason::Unspecified, detail);
     }
 
-    fn push(&mut self, outcome: Outcome, crc: u32) {
+    pub(super) fn push(&mut self, outcome: Outcome, crc: u32) {
         self.outcomes.push(outcome.into());
         self.crcs.push(crc);
     }
 
-    fn refuse(&mut self, index: usize, reason: v1::DeclineReason, detail: String) {
+    pub(super) fn refuse(&mut self, index: usize, reason: v1::DeclineReason, detail: String) {
         self.refusals.push(v1::BlockRefusal { index: index as u32, reason: reason.into(), detail });
     }
 
-    fn finish(mut self) -> v1::CommitResponse {
+    pub(super) fn finish(mut self) -> v1::CommitResponse {
         if self.outcomes.iter().all(|outcome| *outcome == i32::from(Outcome::Stored)) {
             self.outcomes.clear();
         }

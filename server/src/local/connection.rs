@@ -228,6 +228,11 @@ pub(super) fn begin(session: Arc<Session>, request: Request) -> Result<BoxFuture
         Method::Commit => answer!(v1::CommitRequest, commit),
         Method::Acquire => answer!(v1::AcquireRequest, acquire),
         Method::Poll => answer!(v1::PollRequest, poll),
+        Method::ImportGpuMemory => answer!(v1::ImportGpuMemoryRequest, import_gpu_memory),
+        Method::ReleaseGpuMemory => answer!(v1::ReleaseGpuMemoryRequest, release_gpu_memory),
+        Method::Load => answer!(v1::LoadRequest, load),
+        Method::WaitLoad => answer!(v1::WaitLoadRequest, wait_load),
+        Method::Save => answer!(v1::SaveRequest, save),
         Method::Abort => {
             answer!(v1::AbortRequest, now |session: &Arc<Session>, message| Ok::<_, Status>(session.abort(message)))
         }

@@ -4,14 +4,17 @@ use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use kvtier_engine::flow::Engine;
 use kvtier_engine::place::PAGE_BYTES;
-use kvtier_engine::port::{Clock, Random};
+use kvtier_engine::port::{Clock, Random, Spawn};
+use kvtier_identity::{Key, KeyRun, SpaceDigest};
 use kvtier_proto::v1;
 use tokio::sync::Semaphore;
 use tonic::{Code, Status};
 
+use super::gpu::{Gpus, MoveCount};
 use super::ledger::Ledger;
 use super::peer::LocalPeer;
 use super::quarantine::Quarantine;
@@ -34,6 +37,9 @@ pub struct Desk {
     pub(super) ledger: Arc<Ledger>,
     pub(super) quarantine: Quarantine,
     pub(super) request_log: Arc<RequestLog>,
+    pub(crate) gpus: Arc<dyn Gpus>,
+    pub(super) spawn: Arc<dyn Spawn>,
+    pub(super) moves: Arc<MoveCount>,
     tenancy: Tenancy,
     sessions: Mutex<BTreeMap<u128, Arc<Session>>>,
     reservation_next: AtomicU64,
@@ -56,6 +62,10 @@ pub struct DeskParts {
     pub put_room: Arc<Semaphore>,
     /// What became of requests that have a name.
     pub requests: Arc<RequestLog>,
+    /// Opens workers' GPU memory.
+    pub gpus: Arc<dyn Gpus>,
+    /// Its tasks.
+    pub spawn: Arc<dyn Spawn>,
 }
 
 /// Figures for `status` and metrics.
@@ -73,12 +83,20 @@ pub struct LocalCount {
     pub quarantined_bytes: u64,
     /// Requests so far.
     pub requests: u64,
+    /// GPU memory of workers that is open.
+    pub gpu_memories: u64,
+    /// Moves between it and blocks under way.
+    pub moves: u64,
+    /// Those that have ended.
+    pub moves_ended: u64,
+    /// Of them, those that failed.
+    pub moves_failed: u64,
 }
 
 impl Desk {
     /// A desk without clients.
     pub fn new(parts: DeskParts) -> Arc<Self> {
-        let DeskParts { engine, clock, random, memory, limits, put_room, requests } = parts;
+        let DeskParts { engine, clock, random, memory, limits, put_room, requests, gpus, spawn } = parts;
         let ledger = Ledger::new(limits.client_bytes_max, limits.client_blocks_max, put_room);
         Arc::new(Self {
             engine,
@@ -90,6 +108,9 @@ impl Desk {
             ledger,
             quarantine: Quarantine::default(),
             request_log: requests,
+            gpus,
+            spawn,
+            moves: Arc::default(),
             sessions: Mutex::default(),
             reservation_next: AtomicU64::new(1),
             requests: AtomicU64::new(0),
@@ -182,6 +203,26 @@ impl Desk {
         u128::from(self.random.next_u64()) << 64 | u128::from(self.random.next_u64())
     }
 
+    /// Keeps what was pinned in GPU memory, too, from its next load on.
+    pub(crate) async fn pin_hot(&self, space: &SpaceDigest, name: &str, keys: &[Key], deadline_unix_ms: u64) {
+        if !self.gpus.has_pool() {
+            return;
+        }
+        let lengths: Vec<u32> = keys.iter().map(|key| key.as_bytes().len() as u32).collect();
+        let bytes: Vec<u8> = keys.iter().flat_map(|key| key.as_bytes()).copied().collect();
+        let Ok(run) = KeyRun::uneven(&bytes, &lengths) else { return };
+        // What went away meanwhile is not kept.
+        let Ok(prospect) = self.engine.prospect(space, &run).await else { return };
+        let blocks: Vec<_> = prospect.blocks.iter().map(|known| known.block).collect();
+        let ttl = Duration::from_millis(deadline_unix_ms.saturating_sub(self.clock.unix_ms()));
+        self.gpus.wish(prospect.space, name, &blocks, ttl);
+    }
+
+    /// The arena of a tenant's blocks.
+    pub(super) fn domain_of(&self, tenant: &str) -> u16 {
+        u16::try_from(self.tenancy.domain_of(tenant)).expect("there are few domains")
+    }
+
     pub(super) fn next_reservation(&self) -> u64 {
         self.reservation_next.fetch_add(1, Ordering::Relaxed)
     }
@@ -199,9 +240,14 @@ impl Desk {
             quarantined_slots,
             quarantined_bytes,
             requests: self.requests.load(Ordering::Relaxed),
+            moves_ended: self.moves.ended.load(Ordering::Relaxed),
+            moves_failed: self.moves.failed.load(Ordering::Relaxed),
             ..LocalCount::default()
         };
+        // Read after those that have ended: never less than them.
+        count.moves = self.moves.begun.load(Ordering::Relaxed) - count.moves_ended;
         for session in sessions {
+            count.gpu_memories += session.shelf.memory_count();
             let [open, given_up] = session.count();
             count.reservations += open.0;
             count.reserved_bytes += open.1;

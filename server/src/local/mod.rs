@@ -26,7 +26,7 @@
 //!
 //! A crash of the daemon leaves clients with the old arena, which nobody else uses; they attach to the new one.
 //!
-//! Reading order: [`session`], `reserve`, `commit`, `acquire`, [`desk`], `tenancy`, `ledger`, `quarantine`, `reactor`,
+//! Reading order: [`session`], `reserve`, `commit`, `acquire`, [`gpu`], [`desk`], `tenancy`, `ledger`, `quarantine`, `reactor`,
 //! `connection`.
 
 mod acquire;
@@ -34,6 +34,7 @@ mod commit;
 mod connection;
 pub mod desk;
 mod fence;
+pub mod gpu;
 mod ledger;
 mod peer;
 mod quarantine;

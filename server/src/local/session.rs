@@ -17,6 +17,7 @@ use kvtier_proto::v1;
 use tonic::{Code, Status};
 
 use super::desk::Desk;
+use super::gpu::Shelf;
 use super::ledger::Share;
 use super::peer::LocalPeer;
 use crate::service::answer;
@@ -47,6 +48,8 @@ pub struct Session {
     pub(super) tenant: String,
     /// Says when its process has ended; writers only.
     process: Option<Arc<OwnedFd>>,
+    /// GPU memory it has lent.
+    pub(super) shelf: Shelf,
     state: Mutex<State>,
 }
 
@@ -112,7 +115,8 @@ impl Session {
     ) -> Self {
         let owner = OwnerId(desk.draw());
         let process = process.map(Arc::new);
-        Self { desk, attachment, owner, peer, role, tenant, process, state: Mutex::default() }
+        let (shelf, state) = Default::default();
+        Self { desk, attachment, owner, peer, role, tenant, process, shelf, state }
     }
 
     /// The space with this digest, if it is the tenant's.
@@ -190,6 +194,7 @@ impl Session {
             std::mem::take(&mut state.held)
         };
         self.desk.forget(self.attachment);
+        self.shelf.close();
         self.desk.engine.release_owner(self.owner);
         let writing = |held: &Held| matches!(held.kind, HeldKind::Write(_));
         let (written, rest): (Vec<Held>, Vec<Held>) = held.into_values().partition(writing);

@@ -66,12 +66,18 @@ pub(crate) async fn pin(node: &Node, request: v1::PinRequest) -> Result<v1::PinR
     let keys = ask::keys("keys", &request.keys, node.limits.chain_keys_max)?;
     let ttl = ask::milliseconds(request.ttl_ms);
     let pinned = node.engine.pin(&space, &request.name, &keys, ttl).await.map_err(answer::status)?;
+    if let Some(desk) = node.local.get() {
+        desk.pin_hot(&space, &request.name, &keys, pinned.deadline_unix_ms).await;
+    }
     Ok(v1::PinResponse { blocks: pinned.blocks, bytes: pinned.bytes, deadline_unix_ms: pinned.deadline_unix_ms })
 }
 
 pub(crate) fn unpin(node: &Node, request: &v1::UnpinRequest) -> Result<v1::UnpinResponse, Status> {
     let space = ask::space("space", &request.space)?;
     let existed = node.engine.unpin(&space, &request.name).map_err(answer::status)?;
+    if let (Some(desk), Ok(number)) = (node.local.get(), node.engine.space_number(&space)) {
+        desk.gpus.unwish(number, &request.name);
+    }
     Ok(v1::UnpinResponse { existed })
 }
 

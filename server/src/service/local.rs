@@ -81,4 +81,35 @@ impl Local for Service {
         let (call, session) = (self.call("local_why"), self.session_of(&request));
         call.answer(session.and_then(|session| session.why(request.get_ref())))
     }
+
+    async fn import_gpu_memory(
+        &self,
+        request: Request<v1::ImportGpuMemoryRequest>,
+    ) -> Result<Response<v1::ImportGpuMemoryResponse>, Status> {
+        let (call, session) = (self.call("local_import_gpu_memory"), self.session_of(&request));
+        call.answer(async { session?.import_gpu_memory(request.into_inner()).await }.await)
+    }
+
+    async fn release_gpu_memory(
+        &self,
+        request: Request<v1::ReleaseGpuMemoryRequest>,
+    ) -> Result<Response<v1::ReleaseGpuMemoryResponse>, Status> {
+        let (call, session) = (self.call("local_release_gpu_memory"), self.session_of(&request));
+        call.answer(async { session?.release_gpu_memory(request.into_inner()).await }.await)
+    }
+
+    async fn load(&self, request: Request<v1::LoadRequest>) -> Result<Response<v1::LoadResponse>, Status> {
+        let (call, session) = (self.call("local_load"), self.session_of(&request));
+        call.answer(async { session?.load(request.into_inner()).await }.await)
+    }
+
+    async fn wait_load(&self, request: Request<v1::WaitLoadRequest>) -> Result<Response<v1::WaitLoadResponse>, Status> {
+        let (call, session) = (self.call("local_wait_load"), self.session_of(&request));
+        call.answer(async { session?.wait_load(request.into_inner()).await }.await)
+    }
+
+    async fn save(&self, request: Request<v1::SaveRequest>) -> Result<Response<v1::SaveResponse>, Status> {
+        let (call, session) = (self.call("local_save"), self.session_of(&request));
+        call.answer(async { session?.save(request.into_inner()).await }.await)
+    }
 }

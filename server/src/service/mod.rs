@@ -41,6 +41,8 @@ use client::{Client, ClientTable};
 use measure::Call;
 use readiness::Readiness;
 
+use kvtier_engine::catalog::plan::TierCount;
+
 use crate::local::Desk;
 use crate::observe::{Metrics, Operation};
 use crate::requests::RequestLog;
@@ -70,6 +72,10 @@ pub struct HbmSight {
     pub devices: Vec<DeviceHealth>,
     /// Bytes of all pools.
     pub capacity_bytes: u64,
+    /// What is in the pools.
+    pub count: TierCount,
+    /// Blocks found there, and blocks taken in, so far.
+    pub counters: (u64, u64),
     /// Why there is no GPU in it.
     pub absent: Option<String>,
 }

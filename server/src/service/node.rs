@@ -57,11 +57,15 @@ fn local(node: &Node, count: &LocalCount) -> v1::LocalStatus {
         acquired_bytes: meter.acquired_bytes.get(),
         put_copied_bytes: meter.put_copied_bytes.get(),
         get_copied_bytes: meter.get_copied_bytes.get(),
+        gpu_memories: count.gpu_memories,
+        moves: count.moves,
+        moves_ended: count.moves_ended,
+        moves_failed: count.moves_failed,
     }
 }
 
 fn hbm_tier(node: &Node) -> Option<v1::TierStatus> {
-    let HbmSight { devices, capacity_bytes, absent } = node.facts.hbm.as_ref()?();
+    let HbmSight { devices, capacity_bytes, count, counters: (hits, stores), absent } = node.facts.hbm.as_ref()?();
     let sum = |of: fn(&DeviceHealth) -> u64| devices.iter().map(of).sum::<u64>();
     let state = match &absent {
         Some(_) => "absent",
@@ -73,6 +77,12 @@ fn hbm_tier(node: &Node) -> Option<v1::TierStatus> {
         state: state.to_owned(),
         detail: absent.unwrap_or_else(|| device_details(&devices)),
         capacity_bytes,
+        used_bytes: count.slot_bytes,
+        blocks: count.blocks,
+        hits,
+        stores,
+        evictions: count.evictions,
+        corrupt: count.corrupt,
         bytes_read: sum(|device| device.read_bytes),
         bytes_written: sum(|device| device.written_bytes),
         in_flight: sum(|device| device.in_flight_count),

@@ -116,6 +116,9 @@ impl Device {
 
 impl Drop for Device {
     fn drop(&mut self) {
+        if self.queue.is_hung() {
+            return;
+        }
         // Operations hold the device, so none is under way (INV-8).
         for memory in self.arenas.drain(..).chain(self.pool.take()) {
             if let Err(error) = self.queue.gpu().release(memory) {

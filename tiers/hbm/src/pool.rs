@@ -10,6 +10,7 @@
 //! hold      the longest prefix that is here with the bytes the engine expects ─► held until dropped
 //! demote    held ─► into a host slot of the caller, verified there
 //! pin       held under a name until a deadline, whatever the pressure
+//! wish      blocks to be promoted when they are seen next, and pinned then until the deadline
 //! ```
 //!
 //! Whoever asks says which length and checksum the engine knows a block by; a copy with others is a miss (INV-1), so a
@@ -17,8 +18,9 @@
 //!
 //! Nothing survives a crash. A hold of a block that was forgotten keeps its slot until it is dropped (INV-8).
 
-use std::any::Any;
+use std::collections::{BTreeMap, BTreeSet};
 use std::future::{pending, ready};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -31,11 +33,12 @@ use kvtier_engine::header::SlotHeader;
 use kvtier_engine::place::Slot;
 use kvtier_engine::policy::{AdmissionKind, PolicyKind};
 use kvtier_engine::port::tier::Expect;
-use kvtier_engine::port::{BoxFuture, Clock, Load, LoadOutcome, Spawn, Store, StoreOutcome, Tier, TierError};
+use kvtier_engine::port::{BoxFuture, Clock, Load, LoadOutcome, Moment, Spawn, Store, StoreOutcome, Tier, TierError};
 use kvtier_identity::BlockId;
 
 pub use kvtier_engine::catalog::plan::PinError;
 
+pub use crate::chain::Keep;
 use crate::tier::HbmTier;
 
 /// Stores never overlap in a slot, and nothing survives a restart: one generation does for all.
@@ -44,6 +47,10 @@ const GENERATION: u64 = 1;
 const PROMOTION_PATIENCE: Duration = Duration::from_secs(60);
 const PROMOTIONS_MAX: u32 = 4096;
 const PINS_MAX: u32 = 4096;
+/// Blocks that are remembered as seen once: a power of two.
+const SEEN_MAX: usize = 1 << 16;
+/// Blocks of all wishes.
+const WISHED_MAX: usize = 1 << 20;
 
 /// What became of a promotion.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -69,10 +76,22 @@ pub struct HotPool {
     spawn: Arc<dyn Spawn>,
     catalog: Arc<Mutex<Catalog>>,
     pin_bytes_max: u64,
+    warmth: Mutex<Warmth>,
+    hits: AtomicU64,
+    stores: AtomicU64,
 }
 
-/// What owns a host slot while a device uses it.
-pub type Keep = Box<dyn Any + Send>;
+/// What is worth a place: blocks that were seen lately, and those somebody wishes to keep.
+struct Warmth {
+    /// Direct-mapped: a newer block takes an older one's place. 0: none.
+    seen: Box<[u32]>,
+    wishes: BTreeMap<(u32, String), Wish>,
+}
+
+struct Wish {
+    deadline: Moment,
+    blocks: BTreeSet<BlockId>,
+}
 
 /// A block that stays in its pool until this is dropped.
 pub struct Hold {
@@ -120,7 +139,9 @@ impl HotPool {
             pin_count_max: PINS_MAX,
         };
         let catalog = Arc::new(Mutex::new(Catalog::new(settings)));
-        Some(Arc::new(Self { tier, clock, spawn, catalog, pin_bytes_max }))
+        let warmth = Mutex::new(Warmth { seen: vec![0; SEEN_MAX].into(), wishes: BTreeMap::new() });
+        let (hits, stores) = Default::default();
+        Some(Arc::new(Self { tier, clock, spawn, catalog, pin_bytes_max, warmth, hits, stores }))
     }
 
     /// Copies a block to a GPU's pool, making room by evicting colder ones. Goes on when the future is dropped: the slot
@@ -155,8 +176,8 @@ impl HotPool {
 
     fn upload(self: &Arc<Self>, claim: PartClaim, header: SlotHeader, from: Slot, keep: Keep) -> BoxFuture<Promotion> {
         let header = SlotHeader { generation: GENERATION, ..header };
-        let crc = header.crc;
-        let stored = self.tier.store(vec![Store { from, to: claim.slot, header }]);
+        let (crc, header_block) = (header.crc, header.block);
+        let stored = self.tier.store_keeping(Store { from, to: claim.slot, header }, keep);
         let pool = Arc::clone(self);
         self.run("hbm promote", async move {
             let outcome = stored.await.pop();
@@ -164,9 +185,12 @@ impl HotPool {
             let one_part = |_, _, _| unreachable!("a block here has one part");
             let now = pool.clock.now();
             let finished = pool.catalog().finish_part(now, &claim, written.then_some(crc), one_part);
-            drop(keep);
             match outcome {
-                Some(StoreOutcome::Written) if matches!(finished, PartOutcome::Visible { .. }) => Promotion::Stored,
+                Some(StoreOutcome::Written) if matches!(finished, PartOutcome::Visible { .. }) => {
+                    pool.stores.fetch_add(1, Ordering::Relaxed);
+                    pool.grant(header_block);
+                    Promotion::Stored
+                }
                 Some(StoreOutcome::Written) => Promotion::GivenUp,
                 Some(StoreOutcome::Corrupt(why)) => Promotion::Corrupt(why),
                 Some(StoreOutcome::Failed(error)) => Promotion::Failed(error),
@@ -192,20 +216,80 @@ impl HotPool {
             let expect = Expect { block: *block, length: *length, crc: *crc, generation: GENERATION };
             held.push(Hold { catalog: Arc::clone(&self.catalog), index: copy.index, slot: copy.slot, expect });
         }
+        self.hits.fetch_add(held.len() as u64, Ordering::Relaxed);
         held
+    }
+
+    /// Whether a block that was just used is worth a place: it was used lately, or is wished for.
+    pub fn wants(&self, block: BlockId) -> bool {
+        let now = self.clock.now();
+        let mut warmth = self.warmth();
+        warmth.wishes.retain(|_, wish| wish.deadline > now);
+        let at = block.0 as usize & (SEEN_MAX - 1);
+        let fingerprint = (block.0 >> 64) as u32 | 1;
+        let again = std::mem::replace(&mut warmth.seen[at], fingerprint) == fingerprint;
+        again || warmth.wishes.values().any(|wish| wish.blocks.contains(&block))
+    }
+
+    /// Blocks to be promoted when they are used next, and pinned until the deadline; those that are here are pinned now. A
+    /// wish of that name is replaced. False: there are too many, and nothing is pinned.
+    pub fn wish(&self, space: u32, name: &str, blocks: &[BlockId], ttl: Duration) -> bool {
+        let now = self.clock.now();
+        self.unpin(space, name);
+        {
+            let mut warmth = self.warmth();
+            warmth.wishes.retain(|_, wish| wish.deadline > now);
+            let wished: usize = warmth.wishes.values().map(|wish| wish.blocks.len()).sum();
+            if warmth.wishes.len() >= PINS_MAX as usize || wished + blocks.len() > WISHED_MAX {
+                return false;
+            }
+            let wish = Wish { deadline: now.after(ttl), blocks: blocks.iter().copied().collect() };
+            warmth.wishes.insert((space, name.to_owned()), wish);
+        }
+        self.renew(space, name, blocks, ttl);
+        true
+    }
+
+    /// Pins what is here for every wish that names a block which has just come.
+    fn grant(&self, block: BlockId) {
+        let now = self.clock.now();
+        let wishes: Vec<_> = {
+            let warmth = self.warmth();
+            let named = warmth.wishes.iter().filter(|(_, wish)| wish.blocks.contains(&block));
+            named.map(|((space, name), wish)| (*space, name.clone(), wish.blocks.clone(), wish.deadline)).collect()
+        };
+        for (space, name, blocks, deadline) in wishes {
+            let blocks: Vec<_> = blocks.into_iter().collect();
+            self.renew(space, &name, &blocks, deadline.since(now));
+        }
+    }
+
+    fn renew(&self, space: u32, name: &str, blocks: &[BlockId], ttl: Duration) {
+        if let Err(why) = self.pin(space, name, blocks, ttl) {
+            tracing::debug!(name, ?why, "blocks in GPU memory are not pinned");
+        }
+    }
+
+    /// Blocks found here, and blocks taken in, so far.
+    pub fn counters(&self) -> (u64, u64) {
+        (self.hits.load(Ordering::Relaxed), self.stores.load(Ordering::Relaxed))
+    }
+
+    fn warmth(&self) -> MutexGuard<'_, Warmth> {
+        self.warmth.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Copies a held block into a host slot of the caller and verifies it there. Goes on when the future is dropped; `keep`
     /// owns the host slot. A copy that does not verify is forgotten.
     pub fn demote(self: &Arc<Self>, held: Hold, into: Slot, keep: Keep) -> BoxFuture<LoadOutcome> {
-        let loaded = self.tier.load(vec![Load { from: held.slot, into, expect: held.expect }]);
+        let (from, expect) = (held.slot, held.expect);
+        let loaded = self.tier.load_keeping(Load { from, into, expect }, Box::new((held, keep)));
         let pool = Arc::clone(self);
         self.run("hbm demote", async move {
             let outcome = loaded.await.pop().unwrap_or(LoadOutcome::Failed(TierError::Closed));
             if matches!(outcome, LoadOutcome::Corrupt(_)) {
-                pool.forget(held.expect.block);
+                pool.forget(expect.block);
             }
-            drop((held, keep));
             outcome
         })
     }
@@ -241,6 +325,7 @@ impl HotPool {
 
     /// Ends a pin; false: there is none of that name.
     pub fn unpin(&self, space: u32, name: &str) -> bool {
+        self.warmth().wishes.remove(&(space, name.to_owned()));
         self.catalog().unpin(space, name).is_some()
     }
 

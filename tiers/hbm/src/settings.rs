@@ -1,6 +1,7 @@
 //! What a person may say about the tier.
 
 use std::fmt;
+use std::time::Duration;
 
 /// How large the daemon's own pool on each GPU is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -50,11 +51,20 @@ pub struct HbmSettings {
     /// From which length of a contiguous run on host copies go through the copy engines; shorter ones through a kernel
     /// that reads and writes host memory itself. Default 64 KiB.
     pub copy_run_bytes_min: u64,
+    /// After so long without any progress of a lane that has work, the GPU counts as hung: its tier is poisoned and whoever
+    /// waits for it is told. Default 30 s. Too short: a GPU that is busy with large kernels of the engine is given up.
+    pub hang_timeout: Duration,
 }
 
 impl Default for HbmSettings {
     fn default() -> Self {
-        Self { pool: PoolSize::Off, extent_bytes: 32 << 20, queue_operations: 4096, copy_run_bytes_min: 64 << 10 }
+        Self {
+            pool: PoolSize::Off,
+            extent_bytes: 32 << 20,
+            queue_operations: 4096,
+            copy_run_bytes_min: 64 << 10,
+            hang_timeout: Duration::from_secs(30),
+        }
     }
 }
 
@@ -79,6 +89,9 @@ impl HbmSettings {
         }
         if self.queue_operations == 0 {
             refuse("queue_operations", "0 lets nothing through; use at least 1".into());
+        }
+        if self.hang_timeout.is_zero() {
+            refuse("hang_timeout", "0 gives up every GPU at once; use some seconds".into());
         }
         if problems.is_empty() { Ok(()) } else { Err(problems) }
     }

@@ -144,6 +144,24 @@ class LocalClient:
         lease: float = 10.0,
         request: str | None = None,
     ) -> Pending[Acquired]: ...
+    def import_gpu_memory(
+        self,
+        handles: Sequence[bytes],
+        surfaces: Sequence[tuple[int, int]],
+        *,
+        tokens: int,
+        heads: int,
+        head_elements: int,
+        element_bytes: int,
+        block_count: int,
+        block_stride: int,
+        token_stride: int,
+        head_stride: int,
+        planes: int = 1,
+        plane_stride: int = 0,
+        surfaces_per_layer: int = 1,
+        gpu: int = 0,
+    ) -> GpuMemory: ...
     def load_start(
         self,
         space: bytes,
@@ -205,6 +223,54 @@ class Acquired(Sequence[Block]):
     def __len__(self) -> int: ...
     def __getitem__(self, index: int, /) -> Block: ...  # type: ignore[override]
     def __iter__(self) -> Iterator[Block]: ...
+
+@final
+class GpuMemory:
+    @property
+    def block_nbytes(self) -> int: ...
+    @property
+    def layers(self) -> int: ...
+    def save(
+        self,
+        space: bytes,
+        keys: Sequence[bytes],
+        blocks: Sequence[int],
+        *,
+        parent: bytes | None = None,
+        part: int = 0,
+        durability: _Durability = "volatile",
+    ) -> list[Outcome]: ...
+    def save_start(
+        self,
+        space: bytes,
+        keys: Sequence[bytes],
+        blocks: Sequence[int],
+        *,
+        parent: bytes | None = None,
+        part: int = 0,
+        durability: _Durability = "volatile",
+    ) -> Pending[list[Outcome]]: ...
+    def load(
+        self,
+        space: bytes,
+        keys: Sequence[bytes],
+        blocks: Sequence[int],
+        *,
+        part: int = 0,
+        layer_ends: Sequence[int] = ...,
+        verify: bool = True,
+    ) -> Loading: ...
+    def release(self) -> None: ...
+
+@final
+class Loading:
+    @property
+    def from_pool(self) -> int: ...
+    @property
+    def miss(self) -> Miss | None: ...
+    def wait(self, range: int) -> str | None: ...
+    def finish(self) -> str | None: ...
+    def __len__(self) -> int: ...
 
 @final
 class Reservation(Sequence[Slot]):

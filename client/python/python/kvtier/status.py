@@ -34,6 +34,10 @@ class LocalStatus(TypedDict):
     put_in_place_bytes: int
     acquired_bytes: int
     put_copied_bytes: int
+    gpu_memories: int
+    moves: int
+    moves_ended: int
+    moves_failed: int
 
 
 class Status(TypedDict):

@@ -64,7 +64,7 @@ impl<'a, K> AcquireChain<'a, K> {
 }
 
 /// Keys as they travel: the bytes, their length if it is one, and otherwise all lengths.
-fn pack<K: AsRef<[u8]>>(keys: &[K]) -> Result<(Vec<u8>, u32, Vec<u32>), ClientError> {
+pub(super) fn pack<K: AsRef<[u8]>>(keys: &[K]) -> Result<(Vec<u8>, u32, Vec<u32>), ClientError> {
     if keys.is_empty() || keys.len() > CHAIN_KEYS_MAX {
         return Err(ClientError::invalid("keys", format!("{} keys", keys.len()), "a chain has 1 to 65,536 keys"));
     }

@@ -41,16 +41,22 @@ pub struct LocalClient {
 #[derive(Debug)]
 pub(super) struct Shared {
     path: PathBuf,
-    options: LocalOptions,
+    pub(super) options: LocalOptions,
     line: Mutex<Option<Line>>,
     notes: Mutex<Vec<Note>>,
 }
 
 /// A connection and the memory that came with it.
 #[derive(Debug, Clone)]
-struct Line {
+pub(super) struct Line {
     link: Arc<Link>,
     attachment: Arc<Attachment>,
+}
+
+impl Line {
+    pub(super) fn attachment(&self) -> &Arc<Attachment> {
+        &self.attachment
+    }
 }
 
 impl Asked {
@@ -76,6 +82,8 @@ enum Note {
     Abort { attachment: [u8; 16], number: u64 },
     Fence { attachment: [u8; 16] },
     Report(Box<wire::ReportRequest>),
+    ReleaseGpu { attachment: [u8; 16], memory: u64 },
+    ForgetLoad { attachment: [u8; 16], load: u64 },
 }
 
 impl LocalClient {
@@ -87,6 +95,10 @@ impl LocalClient {
         let client = Self { shared: Arc::new(shared) };
         client.shared.line()?;
         Ok(client)
+    }
+
+    pub(super) fn shared(&self) -> &Arc<Shared> {
+        &self.shared
     }
 
     /// The settings it was made with.
@@ -205,7 +217,7 @@ impl LocalClient {
 
 impl Shared {
     /// The connection, made anew if it is gone.
-    fn line(&self) -> Result<Line, ClientError> {
+    pub(super) fn line(&self) -> Result<Line, ClientError> {
         let mut place = self.lock();
         if let Some(line) = &*place {
             return Ok(line.clone());
@@ -217,7 +229,7 @@ impl Shared {
         Ok(line)
     }
 
-    fn ask(
+    pub(super) fn ask(
         &self,
         call: Call,
         method: Method,
@@ -230,7 +242,7 @@ impl Shared {
     }
 
     /// One exchange. A broken connection is never used again: what it had reserved is fenced over the next one.
-    fn ask_on(
+    pub(super) fn ask_on(
         &self,
         line: &Line,
         call: Call,
@@ -293,7 +305,7 @@ impl Shared {
         self.unavailable(why)
     }
 
-    fn unavailable(&self, detail: String) -> ClientError {
+    pub(super) fn unavailable(&self, detail: String) -> ClientError {
         ClientError::Unavailable { endpoint: endpoint(&self.path), detail, retry_after: RETRY_AFTER }
     }
 
@@ -305,6 +317,16 @@ impl Shared {
     /// A slot will not be written any more.
     pub(super) fn abort(&self, attachment: [u8; 16], number: u64) {
         self.note(Note::Abort { attachment, number });
+    }
+
+    /// GPU memory is taken back.
+    pub(super) fn release_gpu(&self, attachment: [u8; 16], memory: u64) {
+        self.note(Note::ReleaseGpu { attachment, memory });
+    }
+
+    /// Nobody asks any more how a load ends.
+    pub(super) fn forget_load(&self, attachment: [u8; 16], load: u64) {
+        self.note(Note::ForgetLoad { attachment, load });
     }
 
     /// Nothing of an attachment will be written any more.
@@ -371,7 +393,15 @@ fn encode(notes: &[Note], now: &Attachment) -> Vec<u8> {
         match note {
             Note::Release { attachment, lease } if *attachment == now.name => leases.push(lease.clone()),
             Note::Abort { attachment, number } if *attachment == now.name => reservations.push(*number),
-            Note::Release { .. } | Note::Abort { .. } => {}
+            Note::ReleaseGpu { attachment, memory } if *attachment == now.name => {
+                let request = wire::ReleaseGpuMemoryRequest { memory: *memory };
+                bytes.append(&mut frame(Method::ReleaseGpuMemory, Kind::Request, 0, &request));
+            }
+            Note::ForgetLoad { attachment, load } if *attachment == now.name => {
+                let request = wire::WaitLoadRequest { load: *load, range: None };
+                bytes.append(&mut frame(Method::WaitLoad, Kind::Request, 0, &request));
+            }
+            Note::Release { .. } | Note::Abort { .. } | Note::ReleaseGpu { .. } | Note::ForgetLoad { .. } => {}
             Note::Report(report) => bytes.append(&mut frame(Method::Report, Kind::Request, 0, report.as_ref())),
             Note::Fence { attachment } => {
                 let request = wire::FenceRequest { attachment: attachment.to_vec() };

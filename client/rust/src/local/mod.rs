@@ -12,13 +12,14 @@
 //! the next call attaches again, and what was reserved or leased before is refused as lost. Nothing waits without a
 //! deadline. A forked child has no writable mapping: attach after forking.
 //!
-//! Reading order: [`client`], [`chain`], [`slots`], [`acquired`], `ahead`, `attach`, `link`, `mapping`.
+//! Reading order: [`client`], [`chain`], [`slots`], [`acquired`], [`gpu`], `ahead`, `attach`, `link`, `mapping`.
 
 mod acquired;
 mod ahead;
 mod attach;
 pub mod chain;
 pub mod client;
+pub mod gpu;
 mod link;
 mod mapping;
 pub mod slots;
@@ -32,6 +33,7 @@ pub use acquired::Acquired;
 pub use ahead::{Acquiring, Committing};
 pub use chain::{AcquireChain, Lengths, ReserveChain};
 pub use client::LocalClient;
+pub use gpu::{GpuLayout, GpuMemory, LoadChain, Loading, NotMoved, SaveChain};
 pub use slots::{Commitment, Committed, Existing, Reservation, Slot};
 pub use tokio_client::AsyncLocalClient;
 

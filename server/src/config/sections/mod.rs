@@ -18,7 +18,7 @@ use super::value::{Kind, Value, Whole};
 
 pub use domain::Domain;
 pub use engine_events::{EngineEvents, HashForm, PublishEvents};
-pub use hbm::{Hbm, HbmPool};
+pub use hbm::{GpuDevice, Hbm, HbmPool};
 pub use host::{Host, HugePages, MemoryLock};
 pub use index::Index;
 pub use limits::{Limits, Shutdown};

@@ -1,6 +1,5 @@
 //! One call for one chain, as a job.
 
-use std::any::Any;
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -8,12 +7,13 @@ use std::sync::atomic::Ordering;
 use kvtier_engine::place::{PAGE_BYTES, Slot};
 use kvtier_engine::port::{Memory, TierError};
 
+use super::Keep;
 use super::progress::{MoveError, MoveProgress, Progress};
 use super::worker::WorkerMemory;
 use crate::checksum::{SPANS_MAX, Span, finish};
 use crate::gpu::{Gpu, GpuError, Lane, Place};
 use crate::layout::{BLOCKS_MAX, Direction, SURFACES_MAX, Shuffle, ShuffleBlock};
-use crate::queue::{Job, Work};
+use crate::queue::{Alarm, Job, Work};
 use crate::tier::HbmTier;
 
 /// Canonical bytes of one kernel call at most; a call counts them in 31 bits.
@@ -37,8 +37,17 @@ pub struct ChainBlock {
     pub number: u64,
     /// Its canonical bytes. The caller owns the slot, or holds it for reading, until the move ends.
     pub place: BlockPlace,
-    /// CRC32 of the canonical bytes; a load verifies it. Not looked at by a save.
+    /// CRC32 of the whole block's canonical bytes; a load verifies it. Not looked at by a save.
     pub expect_crc: Option<u32>,
+}
+
+/// Which part of each block a worker has, when its blocks are shared between ranks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PartOf {
+    /// First byte of the part in the block's payload.
+    pub offset: u32,
+    /// Bytes of the whole payload: what a load's checksum covers.
+    pub block_bytes: u32,
 }
 
 /// A move of a chain.
@@ -49,8 +58,10 @@ pub struct ChainMove {
     pub blocks: Vec<ChainBlock>,
     /// Ranges of layers, in the order in which they shall arrive; empty: all at once.
     pub layers: Vec<Range<u32>>,
+    /// The worker's part of each block; none: the whole.
+    pub part: Option<PartOf>,
     /// Let go of when the move ends: what keeps slots and arenas.
-    pub keep: Box<dyn Any + Send>,
+    pub keep: Keep,
 }
 
 /// Why a move was not begun. Nothing happened.
@@ -71,20 +82,23 @@ struct MoveJob {
     direction: Direction,
     in_pool: bool,
     blocks: Vec<ChainBlock>,
-    canonical: Vec<Place>,
+    /// First byte of each block's payload.
+    payloads: Vec<Place>,
+    part: PartOf,
     layers: Vec<Range<u32>>,
     progress: Arc<Progress>,
     scratch: Option<Place>,
     /// The first block that did not verify.
     corrupt: Option<usize>,
-    _keep: Box<dyn Any + Send>,
+    _keep: Keep,
 }
 
 impl WorkerMemory {
     /// Begins a move. It goes on whoever goes away.
     pub fn begin(self: &Arc<Self>, tier: &HbmTier, call: ChainMove) -> Result<MoveProgress, MoveRefused> {
         let layers = self.check_layers(call.layers)?;
-        let (canonical, in_pool) = self.check_blocks(&call.blocks)?;
+        let part = self.check_part(call.part)?;
+        let (payloads, in_pool) = self.check_blocks(&call.blocks, part)?;
         let progress = Progress::new(layers.len());
         let lane = match call.direction {
             Direction::Scatter => Lane::LoadIn,
@@ -97,7 +111,8 @@ impl WorkerMemory {
             direction: call.direction,
             in_pool,
             blocks: call.blocks,
-            canonical,
+            payloads,
+            part,
             layers,
             progress: Arc::clone(&progress),
             scratch: None,
@@ -127,15 +142,29 @@ impl WorkerMemory {
         }
     }
 
-    /// First canonical byte of each block, and whether they are in the pool.
-    fn check_blocks(&self, blocks: &[ChainBlock]) -> Result<(Vec<Place>, bool), MoveRefused> {
+    fn check_part(&self, part: Option<PartOf>) -> Result<PartOf, MoveRefused> {
+        let own = u32::try_from(self.layout.block_bytes()).expect("the layout was validated");
+        let part = part.unwrap_or(PartOf { offset: 0, block_bytes: own });
+        match part.offset.checked_add(own).is_some_and(|end| end <= part.block_bytes) {
+            true => Ok(part),
+            false => {
+                let PartOf { offset, block_bytes } = part;
+                let text =
+                    format!("a part of {own} bytes from {offset} does not lie in a block of {block_bytes} bytes");
+                Err(MoveRefused::Invalid(text))
+            }
+        }
+    }
+
+    /// First payload byte of each block, and whether they are in the pool.
+    fn check_blocks(&self, blocks: &[ChainBlock], part: PartOf) -> Result<(Vec<Place>, bool), MoveRefused> {
         let refuse = |text: String| Err(MoveRefused::Invalid(text));
         if !(1..=CHAIN_BLOCKS_MAX).contains(&blocks.len()) {
             return refuse(format!("a chain of {} blocks cannot move; 1 to {CHAIN_BLOCKS_MAX} can", blocks.len()));
         }
-        let length = u32::try_from(self.layout.block_bytes()).expect("the layout was validated");
+        let length = part.block_bytes;
         let mut pools = 0;
-        let mut canonical = Vec::with_capacity(blocks.len());
+        let mut payloads = Vec::with_capacity(blocks.len());
         for (at, block) in blocks.iter().enumerate() {
             if block.number >= self.layout.block_count {
                 let (number, count) = (block.number, self.layout.block_count);
@@ -153,19 +182,19 @@ impl WorkerMemory {
                 }
                 BlockPlace::Host(slot) => self.device.host_place(slot).map_err(MoveRefused::Tier)?,
             };
-            canonical.push(header.after(PAGE_BYTES));
+            payloads.push(header.after(PAGE_BYTES));
         }
         if pools != 0 && pools != blocks.len() {
             return refuse(format!("{pools} of {} blocks are in the pool; move them in two calls", blocks.len()));
         }
-        Ok((canonical, pools > 0))
+        Ok((payloads, pools > 0))
     }
 }
 
 impl MoveJob {
     /// The host copies of a load, before the upload.
     fn find_corrupt_host_copy(&self) -> Option<usize> {
-        let length = u32::try_from(self.worker.layout.block_bytes()).expect("the layout was validated");
+        let length = self.part.block_bytes;
         self.blocks.iter().position(|block| match (block.place, block.expect_crc) {
             (BlockPlace::Host(slot), Some(crc)) => self.memory.checksum(slot, 0, length) != crc,
             _ => false,
@@ -181,14 +210,15 @@ impl MoveJob {
             let places = &self.worker.surfaces[first..surfaces.end.min(first + SURFACES_MAX)];
             let room = CALL_BYTES_MAX / (shape.surface_bytes * places.len() as u64);
             let at_once = BLOCKS_MAX.min(usize::try_from(room).unwrap_or(BLOCKS_MAX)).max(1);
-            for (blocks, canonical) in self.blocks.chunks(at_once).zip(self.canonical.chunks(at_once)) {
+            for (blocks, payloads) in self.blocks.chunks(at_once).zip(self.payloads.chunks(at_once)) {
+                let canonical = payloads.iter().map(|payload| payload.after(self.part.offset.into()));
                 let blocks = blocks.iter().zip(canonical);
                 let shuffle = Shuffle {
                     direction: self.direction,
                     shape,
                     surfaces: places.to_vec(),
                     first_surface: first as u32,
-                    blocks: blocks.map(|(b, at)| ShuffleBlock { canonical: *at, number: b.number }).collect(),
+                    blocks: blocks.map(|(b, at)| ShuffleBlock { canonical: at, number: b.number }).collect(),
                 };
                 work.push(self.way_of(shuffle));
             }
@@ -208,8 +238,8 @@ impl MoveJob {
 
     /// Checksums of the blocks in the pool, by the GPU, chunk by chunk; answers from the scratch memory's beginning.
     fn checksums(&self, scratch: Place) -> Vec<Work> {
-        let bytes = u32::try_from(self.worker.layout.block_bytes()).expect("the layout was validated");
-        let spans: Vec<_> = self.canonical.iter().map(|at| Span { at: *at, bytes }).collect();
+        let bytes = self.part.block_bytes;
+        let spans: Vec<_> = self.payloads.iter().map(|at| Span { at: *at, bytes }).collect();
         let chunk = |(number, spans): (usize, &[Span])| Work::Checksum {
             spans: spans.to_vec(),
             into: scratch.after((number * SPANS_MAX * 4) as u64),
@@ -223,15 +253,19 @@ impl MoveJob {
         let fits = self.blocks.len() as u64 * 4 <= crate::queue::SCRATCH_BYTES;
         let moved: u32 = self.layers.iter().map(|layers| layers.end - layers.start).sum();
         let asked = match self.direction {
-            Direction::Gather => moved >= self.worker.layout.layer_count(),
+            Direction::Gather => moved >= self.worker.layout.layer_count() && self.is_whole(),
             Direction::Scatter => self.blocks.iter().any(|block| block.expect_crc.is_some()),
         };
         self.in_pool && asked && fits
     }
 
+    fn is_whole(&self) -> bool {
+        u64::from(self.part.block_bytes) == self.worker.layout.block_bytes()
+    }
+
     fn read_checksums(&self, gpu: &dyn Gpu) -> Result<Vec<u32>, GpuError> {
         let Some(scratch) = self.scratch else { return Ok(Vec::new()) };
-        let bytes = u32::try_from(self.worker.layout.block_bytes()).expect("the layout was validated");
+        let bytes = self.part.block_bytes;
         let mut raw = vec![0; self.blocks.len() * 4];
         gpu.read(scratch, &mut raw)?;
         let words = raw.as_chunks::<4>().0.iter().map(|word| finish(u32::from_le_bytes(*word), bytes));
@@ -272,6 +306,11 @@ impl Job for MoveJob {
             }
         }
         stages
+    }
+
+    fn alarm(&self) -> Alarm {
+        let progress = Arc::clone(&self.progress);
+        Box::new(move |error| progress.end(Err(MoveError::Failed(error.clone())), Vec::new()))
     }
 
     fn reached(&mut self, gpu: &dyn Gpu, stage: usize) {

@@ -31,13 +31,19 @@
 //! |---|---|
 //! | before the import | the handle is refused |
 //! | imported, idle | the driver keeps the memory while it is open here; it is closed when the last [`WorkerMemory`] goes |
+//! | the device hangs | the tier is poisoned, whoever waits is told; the job keeps all it has until the device is done, or for ever |
 //! | a job waits or flies | the job holds the [`WorkerMemory`]: it is closed behind it (INV-8), and the outcome is nobody's |
 //! | it frees the memory meanwhile | the same: the driver's mapping here is its own; should the device fault, its tier is poisoned and no other |
+
+use std::any::Any;
 
 mod call;
 mod progress;
 mod worker;
 
-pub use call::{BlockPlace, ChainBlock, ChainMove, MoveRefused};
+pub use call::{BlockPlace, ChainBlock, ChainMove, MoveRefused, PartOf};
 pub use progress::{MoveError, MoveProgress};
 pub use worker::{ImportError, WorkerMemory};
+
+/// What owns slots and memory while a device uses them.
+pub type Keep = Box<dyn Any + Send>;

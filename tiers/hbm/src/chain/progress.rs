@@ -108,6 +108,11 @@ impl MoveProgress {
         Box::pin(async move { receiver.await.unwrap_or(Err(MoveError::Closed)) })
     }
 
+    /// Whether it has ended.
+    pub fn is_over(&self) -> bool {
+        self.progress.state().ended.is_some()
+    }
+
     /// After the end of a save to the pool: CRC32 of each block, in the order of the chain. Otherwise empty.
     pub fn checksums(&self) -> Vec<u32> {
         self.progress.state().checksums.clone()

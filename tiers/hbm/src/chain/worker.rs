@@ -134,6 +134,10 @@ impl Drop for WorkerMemory {
 }
 
 fn release(device: &Device, memories: &[MemoryId]) {
+    if device.queue.is_hung() {
+        // The call might never return; the end of the process closes it.
+        return;
+    }
     for memory in memories {
         if let Err(error) = device.gpu().release(*memory) {
             tracing::debug!(%error, "a worker's memory was not closed");

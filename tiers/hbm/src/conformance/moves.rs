@@ -50,7 +50,9 @@ impl Ground {
     /// Begins a move of blocks `numbers` of a worker to or from slots 0, 1, ….
     fn begin(&self, worker: &Arc<WorkerMemory>, direction: Direction, chain: &[ChainBlock]) -> MoveProgress {
         let (blocks, layers) = (chain.to_vec(), Vec::new());
-        worker.begin(&self.tier, ChainMove { direction, blocks, layers, keep: Box::new(()) }).expect("the move begins")
+        worker
+            .begin(&self.tier, ChainMove { direction, blocks, layers, part: None, keep: Box::new(()) })
+            .expect("the move begins")
     }
 }
 
@@ -177,7 +179,7 @@ pub(super) async fn layers_arrive_in_order(ground: Ground) {
     let empty: Vec<Vec<u8>> = sizes.iter().map(|bytes| vec![0; *bytes as usize]).collect();
     let other = ground.worker(&layout, &empty);
     let (blocks, layers) = (chain(&[2, 0], length, false, None), vec![0..1, 1..4, 5..8]);
-    let call = ChainMove { direction: Direction::Scatter, blocks, layers, keep: Box::new(()) };
+    let call = ChainMove { direction: Direction::Scatter, blocks, layers, part: None, keep: Box::new(()) };
     let progress = other.begin(&ground.tier, call).expect("the move begins");
     for (range, layers) in [0..1, 1..4, 5..8].into_iter().enumerate() {
         assert_eq!(progress.wait(range).await, Ok(()), "range {range}");

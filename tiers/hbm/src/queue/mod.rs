@@ -10,11 +10,15 @@
 //! the driver has said so. Jobs of a lane finish in their order. A fatal error poisons the queue: what waits is finished
 //! with the error, what comes is refused.
 //!
+//! A device may also hang: no call returns, and no event is reached. [`Queue::look`] finds lanes that have had work for so
+//! many looks and have not come on; then the queue is poisoned, every job's [`Alarm`] tells whoever waits, and jobs that no
+//! device has seen are finished. The others keep what they own until the device is done with it, if that ever happens.
+//!
 //! The same steps run on threads ([`Threads`]) or, one at a time and in an order of the caller's choice, in tests (INV-9).
 
 mod threads;
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 pub use threads::Threads;
@@ -35,6 +39,10 @@ pub(crate) enum Work {
     Checksum { spans: Vec<Span>, into: Place },
 }
 
+/// Tells whoever waits for a job that it has failed, while the device may still be at it. From any thread; what the job
+/// owns stays its own.
+pub(crate) type Alarm = Box<dyn FnOnce(&GpuError) + Send>;
+
 /// Work that belongs together, in stages whose ends are told apart.
 pub(crate) trait Job: Send {
     /// Where it goes.
@@ -43,6 +51,8 @@ pub(crate) trait Job: Send {
     fn operations(&self) -> usize;
     /// What to do, stage by stage; called when its turn has come. `scratch` is pinned memory of its own until it finishes.
     fn stages(&mut self, scratch: Place) -> Vec<Vec<Work>>;
+    /// What to do when the device hangs.
+    fn alarm(&self) -> Alarm;
     /// A stage is done. Not called after a failure.
     fn reached(&mut self, gpu: &dyn Gpu, stage: usize);
     /// Everything is done, or failed; the device touches nothing of it any more.
@@ -50,6 +60,7 @@ pub(crate) trait Job: Send {
 }
 
 struct Flight {
+    number: u64,
     job: Box<dyn Job>,
     /// Stage marks; one more behind a failure.
     marks: Vec<Mark>,
@@ -64,6 +75,10 @@ struct LaneState {
     finishing: usize,
     /// Jobs begun; names their scratch memory.
     begun: usize,
+    /// Counts everything that happens on the lane.
+    steps: u64,
+    /// How many steps there were when it was looked at last, and how often it has been the same with work under way.
+    seen: (u64, u32),
 }
 
 #[derive(Default)]
@@ -72,6 +87,13 @@ struct State {
     waiting_operations: usize,
     poisoned: Option<String>,
     closed: bool,
+    /// The device does not answer: nobody may wait for it any more.
+    hung: bool,
+    /// Of every job that was begun and is not finished.
+    alarms: BTreeMap<u64, Alarm>,
+    job_next: u64,
+    /// Threads that have not ended.
+    threads: usize,
 }
 
 /// Why a job was not taken.
@@ -93,14 +115,16 @@ pub(crate) struct Queue {
     state: Mutex<State>,
     may_submit: Condvar,
     may_finish: [Condvar; 4],
+    /// A thread has ended, or the queue was closed or has hung.
+    changed: Condvar,
 }
 
 impl Queue {
     /// An empty queue. Takes pinned memory of the device.
     pub(crate) fn new(gpu: Arc<dyn Gpu>, operations_max: usize) -> Result<Self, GpuError> {
         let scratch = gpu.pin(SCRATCH_BYTES * (LANE_DEPTH * Lane::ALL.len()) as u64)?;
-        let (state, may_submit, may_finish) = Default::default();
-        Ok(Self { gpu, scratch, operations_max, state, may_submit, may_finish })
+        let (state, may_submit, may_finish, changed) = Default::default();
+        Ok(Self { gpu, scratch, operations_max, state, may_submit, may_finish, changed })
     }
 
     pub(crate) fn gpu(&self) -> &Arc<dyn Gpu> {
@@ -143,12 +167,12 @@ impl Queue {
 
     /// Puts the next job on its lane, a load before any save; false: there is none that may.
     pub(crate) fn submit_one(&self) -> bool {
-        let Some((job, scratch)) = self.begin(&mut self.state()) else { return false };
-        self.launch(job, scratch);
+        let Some(begun) = self.begin(&mut self.state()) else { return false };
+        self.launch(begun);
         true
     }
 
-    fn begin(&self, state: &mut State) -> Option<(Box<dyn Job>, Place)> {
+    fn begin(&self, state: &mut State) -> Option<(u64, Box<dyn Job>, Place)> {
         let may = |lane: &LaneState| !lane.waiting.is_empty() && lane.flying.len() + lane.finishing < LANE_DEPTH;
         let lane = Lane::ALL.into_iter().find(|lane| may(&state.lanes[*lane as usize]))? as usize;
         let job = state.lanes[lane].waiting.pop_front()?;
@@ -157,10 +181,14 @@ impl Queue {
         state.lanes[lane].begun += 1;
         // Counted as flying from here on, though not yet in the list.
         state.lanes[lane].finishing += 1;
-        Some((job, Place { memory: self.scratch, offset: number as u64 * SCRATCH_BYTES }))
+        state.lanes[lane].steps += 1;
+        let name = state.job_next;
+        state.job_next += 1;
+        state.alarms.insert(name, job.alarm());
+        Some((name, job, Place { memory: self.scratch, offset: number as u64 * SCRATCH_BYTES }))
     }
 
-    fn launch(&self, mut job: Box<dyn Job>, scratch: Place) {
+    fn launch(&self, (number, mut job, scratch): (u64, Box<dyn Job>, Place)) {
         let lane = job.lane();
         let mut marks = Vec::new();
         let mut failed = self.poison().map(GpuError::Lost);
@@ -175,7 +203,8 @@ impl Queue {
         let mut state = self.state();
         let here = &mut state.lanes[lane as usize];
         here.finishing -= 1;
-        here.flying.push_back(Flight { job, marks, failed });
+        here.steps += 1;
+        here.flying.push_back(Flight { number, job, marks, failed });
         self.may_finish[lane as usize].notify_one();
     }
 
@@ -207,13 +236,16 @@ impl Queue {
     }
 
     fn land(&self, flight: Flight) {
-        let Flight { mut job, marks, mut failed } = flight;
+        let Flight { number, mut job, marks, mut failed } = flight;
+        let lane = job.lane() as usize;
         for (stage, mark) in marks.into_iter().enumerate() {
+            // One step for each wait that ends: long jobs come on, too.
             match self.gpu.wait(mark) {
                 Ok(()) if failed.is_none() => job.reached(&*self.gpu, stage),
                 Ok(()) => {}
                 Err(error) => failed = Some(failed.filter(GpuError::is_fatal).unwrap_or(error)),
             }
+            self.state().lanes[lane].steps += 1;
         }
         if let Some(error) = &failed {
             // Whatever was put without a mark behind it is over after this, or the device is (INV-8).
@@ -223,7 +255,57 @@ impl Queue {
                 self.poison_with(fatal);
             }
         }
+        let alarm = {
+            let mut state = self.state();
+            state.lanes[lane].steps += 1;
+            state.alarms.remove(&number)
+        };
+        // Dropped without the lock: it may own the last word to somebody.
+        drop(alarm);
         job.finish(&*self.gpu, failed.map_or(Ok(()), Err));
+    }
+
+    /// Looks whether the device comes on; to be called in equal pauses. Whether it has hung, now or before.
+    pub(crate) fn look(&self, looks_max: u32) -> bool {
+        let mut state = self.state();
+        if state.hung {
+            return true;
+        }
+        let mut stuck = None;
+        for (lane, name) in state.lanes.iter_mut().zip(Lane::ALL) {
+            let busy = lane.finishing > 0 || !lane.flying.is_empty();
+            let (steps, looks) = lane.seen;
+            lane.seen = (lane.steps, if busy && steps == lane.steps { looks + 1 } else { 0 });
+            if lane.seen.1 >= looks_max {
+                stuck = Some(name);
+            }
+        }
+        let Some(lane) = stuck else { return false };
+        self.give_up(state, lane);
+        true
+    }
+
+    /// The device does not answer any more: tells everybody, and touches nothing it may still touch.
+    fn give_up(&self, mut state: MutexGuard<'_, State>, lane: Lane) {
+        let error = GpuError::Lost(format!("it does not answer: lane {} has not come on for too long", lane.name()));
+        let gpu = self.gpu.properties().ordinal;
+        tracing::error!(gpu, %error, "a GPU hangs; its tier is poisoned, the daemon goes on");
+        state.hung = true;
+        state.poisoned.get_or_insert(error.to_string());
+        state.waiting_operations = 0;
+        let alarms = std::mem::take(&mut state.alarms);
+        let waiting: Vec<_> = state.lanes.iter_mut().flat_map(|lane| lane.waiting.drain(..)).collect();
+        drop(state);
+        alarms.into_values().for_each(|alarm| alarm(&error));
+        // No device has seen these.
+        waiting.into_iter().for_each(|job| job.finish(&*self.gpu, Err(error.clone())));
+        self.may_submit.notify_all();
+        self.changed.notify_all();
+    }
+
+    /// Whether calls of the driver may never return: memory is left to it then.
+    pub(crate) fn is_hung(&self) -> bool {
+        self.state().hung
     }
 
     fn poison_with(&self, error: &GpuError) {
@@ -241,11 +323,15 @@ impl Queue {
         self.state().closed = true;
         self.may_submit.notify_all();
         self.may_finish.iter().for_each(Condvar::notify_all);
+        self.changed.notify_all();
     }
 }
 
 impl Drop for Queue {
     fn drop(&mut self) {
+        if self.is_hung() {
+            return;
+        }
         // Nothing is under way: whoever pushes holds the queue, and the threads have ended.
         if let Err(error) = self.gpu.release(self.scratch) {
             tracing::debug!(%error, "scratch memory was not released");

@@ -5,12 +5,15 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use super::faults::Faults;
 use super::memory::{Machine, Stored, lock};
+use super::shared::Shared;
 use crate::checksum::{SPAN_ALIGNMENT, SPANS_MAX, Span, raw_by_rows, tables};
 use crate::gpu::{Gpu, GpuError, HostMemory, Imported, IpcHandle, Lane, Mark, MemoryId, Place, Properties, Run};
 use crate::layout::{Direction, Shuffle, Tiling};
 
 /// Bytes of one piece of a copy.
 const PIECE_BYTES: u64 = 16 << 10;
+/// A worker has freed what it had exported.
+const FREED: &str = "exported memory was freed while the device used it (simulated)";
 /// Tiles of one piece of a shuffle.
 const PIECE_TILES: u32 = 64;
 
@@ -26,7 +29,7 @@ struct State {
     memories: BTreeMap<MemoryId, Stored>,
     memory_next: u32,
     used_bytes: u64,
-    lanes: [VecDeque<Noted>; 4],
+    lanes: [VecDeque<Entry>; 4],
     reached: BTreeSet<u64>,
     mark_next: u64,
     random: u64,
@@ -34,6 +37,12 @@ struct State {
     faults: Faults,
     lost: Option<String>,
     released_in_use: u64,
+}
+
+/// Work on a lane, and what must be passed before it begins.
+struct Entry {
+    noted: Noted,
+    gate: Option<Arc<Shared>>,
 }
 
 /// Work on a lane. What it touches was found when it was put there, and is checked again when it happens.
@@ -95,6 +104,20 @@ impl Simulated {
         self.state().memories.len()
     }
 
+    /// Lets work happen; waits at gates without keeping others from the device.
+    fn run(&self, lane: Lane, mark: Option<u64>) -> Result<(), GpuError> {
+        loop {
+            let mut state = self.state();
+            let Some(gate) = state.run_until(lane, mark, &self.tables)? else { return Ok(()) };
+            drop(state);
+            gate.pass();
+            // Only who waits for this lane begins what stands at a gate, so it is still there; or the device was lost.
+            if let Some(head) = self.state().lanes[lane as usize].front_mut() {
+                head.gate = None;
+            }
+        }
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         lock(&self.state)
     }
@@ -141,22 +164,36 @@ impl State {
         self.random >> 11
     }
 
-    /// Lets pieces of work happen until the lane's mark of that number is reached, or all of it.
-    fn run_until(&mut self, lane: Lane, mark: Option<u64>, tables: &[u32]) -> Result<(), GpuError> {
+    /// Lets pieces of work happen until the lane's mark of that number is reached, or all of it; or until a gate is to be
+    /// passed, which the answer names.
+    fn run_until(&mut self, lane: Lane, mark: Option<u64>, tables: &[u32]) -> Result<Option<Arc<Shared>>, GpuError> {
         loop {
             if let Some(why) = &self.lost {
                 return Err(GpuError::Lost(why.clone()));
             }
             if mark.is_some_and(|mark| self.reached.remove(&mark)) || (mark.is_none() && self.is_idle(lane)) {
-                return Ok(());
+                return Ok(None);
             }
             let other = Lane::ALL[self.toss() as usize % 4];
-            let chosen = if self.is_idle(other) || self.toss().is_multiple_of(3) { lane } else { other };
+            let stays = self.is_idle(other) || self.gate(other).is_some();
+            let chosen = if stays || self.toss().is_multiple_of(3) { lane } else { other };
             if self.is_idle(lane) {
                 return Err(GpuError::Invalid(format!("nothing on lane {} leads to the mark", lane.name())));
             }
+            if let Some(gate) = self.gate(chosen) {
+                return Ok(Some(Arc::clone(gate)));
+            }
             self.step(chosen, tables);
         }
+    }
+
+    /// What the work at the head of a lane waits for.
+    fn gate(&self, lane: Lane) -> Option<&Arc<Shared>> {
+        self.lanes[lane as usize].front()?.gate.as_ref()
+    }
+
+    fn put(&mut self, lane: Lane, noted: Noted, gate: Option<Arc<Shared>>) {
+        self.lanes[lane as usize].push_back(Entry { noted, gate });
     }
 
     fn is_idle(&self, lane: Lane) -> bool {
@@ -165,12 +202,10 @@ impl State {
 
     /// One piece of the work at the head of a lane.
     fn step(&mut self, lane: Lane, tables: &[u32]) {
-        let Some(mut noted) = self.lanes[lane as usize].pop_front() else { return };
+        let Some(Entry { mut noted, .. }) = self.lanes[lane as usize].pop_front() else { return };
         self.pieces += 1;
         if self.faults.lose_after_pieces.is_some_and(|pieces| self.pieces > pieces) {
-            self.lost = Some("the simulated context is gone".into());
-            self.lanes = Default::default();
-            return;
+            return self.lose("the simulated context is gone");
         }
         let more = match &mut noted {
             Noted::Copy { run, from, to, done } => {
@@ -178,8 +213,10 @@ impl State {
                 self.released_in_use += u64::from(gone);
                 let bytes = (run.bytes - *done).min(PIECE_BYTES);
                 let mut piece = vec![0; bytes as usize];
-                from.read(run.from.offset + *done, &mut piece);
-                to.write(run.to.offset + *done, &piece);
+                let there = from.read(run.from.offset + *done, &mut piece) && to.write(run.to.offset + *done, &piece);
+                if !there {
+                    return self.lose(FREED);
+                }
                 *done += bytes;
                 *done < run.bytes
             }
@@ -201,15 +238,21 @@ impl State {
                 false
             }
         };
-        if more {
-            self.lanes[lane as usize].push_front(noted);
+        if more && self.lost.is_none() {
+            self.lanes[lane as usize].push_front(Entry { noted, gate: None });
         }
     }
 
+    fn lose(&mut self, why: &str) {
+        self.lost = Some(why.into());
+        self.lanes = Default::default();
+    }
+
     /// Work on memory that may have been released meanwhile, which is a violation.
-    fn touch(&mut self, at: Place, act: impl FnOnce(&Stored, u64)) {
+    fn touch(&mut self, at: Place, act: impl FnOnce(&Stored, u64) -> bool) {
         match self.memories.get(&at.memory) {
-            Some(stored) => act(stored, at.offset),
+            Some(stored) if act(stored, at.offset) => {}
+            Some(_) => self.lose(FREED),
             None => self.released_in_use += 1,
         }
     }
@@ -278,8 +321,17 @@ impl Gpu for Simulated {
 
     fn import(&self, handle: &IpcHandle) -> Result<Imported, GpuError> {
         let mut state = self.alive()?;
-        let found = self.machine.find(handle).filter(|_| !state.faults.refuse_imports);
-        let bytes = found.ok_or_else(|| GpuError::Refused { call: "import", cause: "invalid handle".into() })?;
+        let refused = |cause: String| GpuError::Refused { call: "import", cause };
+        if state.faults.refuse_imports {
+            return Err(refused("a simulated fault".into()));
+        }
+        if let Some(opened) = Shared::open(handle) {
+            let shared = opened.map_err(|error| refused(error.to_string()))?;
+            let bytes = shared.bytes;
+            return Ok(Imported { memory: state.add(Stored::Shared(Arc::new(shared))), bytes });
+        }
+        let found = self.machine.find(handle);
+        let bytes = found.ok_or_else(|| refused("invalid handle".into()))?;
         let size = lock(&bytes).len() as u64;
         Ok(Imported { memory: state.add(Stored::Imported(bytes)), bytes: size })
     }
@@ -309,7 +361,8 @@ impl Gpu for Simulated {
         let mut noted = Vec::with_capacity(runs.len());
         for run in runs.iter().filter(|run| run.bytes > 0) {
             let (from, to) = (state.find(run.from, run.bytes)?.clone(), state.find(run.to, run.bytes)?.clone());
-            noted.push(Noted::Copy { run: *run, from, to, done: 0 });
+            let gate = from.gate().or(to.gate()).cloned();
+            noted.push(Entry { noted: Noted::Copy { run: *run, from, to, done: 0 }, gate });
         }
         let refused = state.faults.refuse_copies > 0;
         if refused {
@@ -329,7 +382,9 @@ impl Gpu for Simulated {
         if shuffle.bytes() > 0 {
             let tiling = Tiling::new(shuffle, 256);
             let noted = Noted::Shuffle { shuffle: Box::new(shuffle.clone()), tiling, next: 0 };
-            state.lanes[lane as usize].push_back(noted);
+            let memories = shuffle.surfaces.iter().filter_map(|surface| state.memories.get(&surface.memory));
+            let gate = memories.filter_map(Stored::gate).next().cloned();
+            state.put(lane, noted, gate);
         }
         Ok(())
     }
@@ -347,7 +402,7 @@ impl Gpu for Simulated {
             }
         }
         if !spans.is_empty() {
-            state.lanes[lane as usize].push_back(Noted::Checksum { spans: spans.to_vec(), into, next: 0 });
+            state.put(lane, Noted::Checksum { spans: spans.to_vec(), into, next: 0 }, None);
         }
         Ok(())
     }
@@ -356,16 +411,15 @@ impl Gpu for Simulated {
         let mut state = self.alive()?;
         let number = state.mark_next;
         state.mark_next += 1;
-        state.lanes[lane as usize].push_back(Noted::Mark(number));
+        state.put(lane, Noted::Mark(number), None);
         Ok(Mark { lane, number })
     }
 
     fn wait(&self, mark: Mark) -> Result<(), GpuError> {
-        self.state().run_until(mark.lane, Some(mark.number), &self.tables)
+        self.run(mark.lane, Some(mark.number))
     }
 
     fn quiesce(&self) -> Result<(), GpuError> {
-        let mut state = self.state();
-        Lane::ALL.into_iter().try_for_each(|lane| state.run_until(lane, None, &self.tables))
+        Lane::ALL.into_iter().try_for_each(|lane| self.run(lane, None))
     }
 }

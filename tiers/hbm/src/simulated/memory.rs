@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use super::shared::Shared;
 use crate::gpu::{HostMemory, IpcHandle};
 
 /// Bytes of a device, or pinned ones.
@@ -47,6 +48,7 @@ pub(super) enum Stored {
     Device(Bytes),
     Pinned(Bytes),
     Imported(Bytes),
+    Shared(Arc<Shared>),
     Host(HostMemory),
 }
 
@@ -54,27 +56,42 @@ impl Stored {
     pub(super) fn bytes(&self) -> u64 {
         match self {
             Self::Device(bytes) | Self::Pinned(bytes) | Self::Imported(bytes) => lock(bytes).len() as u64,
+            Self::Shared(shared) => shared.bytes,
             Self::Host(host) => host.bytes,
         }
     }
 
-    pub(super) fn read(&self, offset: u64, into: &mut [u8]) {
+    /// Whether the bytes are still there.
+    pub(super) fn read(&self, offset: u64, into: &mut [u8]) -> bool {
         match self {
             Self::Device(bytes) | Self::Pinned(bytes) | Self::Imported(bytes) => {
                 let at = offset as usize;
                 into.copy_from_slice(&lock(bytes)[at..at + into.len()]);
             }
+            Self::Shared(shared) => return shared.read(offset, into),
             Self::Host(host) => host.access.read(offset, into),
         }
+        true
     }
 
-    pub(super) fn write(&self, offset: u64, from: &[u8]) {
+    /// The same.
+    pub(super) fn write(&self, offset: u64, from: &[u8]) -> bool {
         match self {
             Self::Device(bytes) | Self::Pinned(bytes) | Self::Imported(bytes) => {
                 let at = offset as usize;
                 lock(bytes)[at..at + from.len()].copy_from_slice(from);
             }
+            Self::Shared(shared) => return shared.write(offset, from),
             Self::Host(host) => host.access.write(offset, from),
+        }
+        true
+    }
+
+    /// What must be passed before work on it begins.
+    pub(super) fn gate(&self) -> Option<&Arc<Shared>> {
+        match self {
+            Self::Shared(shared) if shared.has_gate() => Some(shared),
+            _ => None,
         }
     }
 }

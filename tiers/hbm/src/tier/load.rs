@@ -9,25 +9,28 @@ use kvtier_engine::port::{BoxFuture, Load, LoadOutcome, Memory, TierError};
 use super::HbmTier;
 use super::check::{check_block, reason};
 use crate::answers::Answers;
+use crate::chain::Keep;
 use crate::device::Device;
 use crate::gpu::{Gpu, GpuError, Lane, Place, Run};
-use crate::queue::{Job, Work};
+use crate::queue::{Alarm, Job, Work};
 
 struct LoadJob {
     device: Arc<Device>,
     memory: Arc<dyn Memory>,
     answers: Arc<Answers<LoadOutcome>>,
     loads: Vec<(usize, Load)>,
+    keep: Option<Keep>,
 }
 
-pub(super) fn start(tier: &HbmTier, batch: Vec<Load>) -> BoxFuture<Vec<LoadOutcome>> {
+pub(super) fn start(tier: &HbmTier, batch: Vec<Load>, mut keep: Option<Keep>) -> BoxFuture<Vec<LoadOutcome>> {
     let (answers, future) = Answers::expect(batch.len(), || LoadOutcome::Failed(TierError::Closed));
     let corrupt = LoadOutcome::Corrupt(reason::NO_DEVICE);
     let split = tier.split(batch, |load| load.from.device, |place| answers.set(place, corrupt.clone()));
     for (loads, device) in split.into_iter().zip(&tier.shared.devices).filter(|(loads, _)| !loads.is_empty()) {
         let places: Vec<_> = loads.iter().map(|(place, _)| *place).collect();
         let (device, memory) = (Arc::clone(device), Arc::clone(&tier.shared.memory));
-        let job = LoadJob { device: Arc::clone(&device), memory, answers: Arc::clone(&answers), loads };
+        let job =
+            LoadJob { device: Arc::clone(&device), memory, answers: Arc::clone(&answers), loads, keep: keep.take() };
         if let Err((refused, _)) = device.queue.push(Box::new(job)) {
             let error = device.refusal_of(&refused);
             places.into_iter().for_each(|place| answers.set(place, LoadOutcome::Failed(error.clone())));
@@ -68,9 +71,19 @@ impl Job for LoadJob {
         vec![vec![Work::Copy(runs)]]
     }
 
+    fn alarm(&self) -> Alarm {
+        let (device, answers) = (Arc::clone(&self.device), Arc::clone(&self.answers));
+        let places: Vec<_> = self.loads.iter().map(|(place, _)| *place).collect();
+        Box::new(move |error| {
+            let failed = LoadOutcome::Failed(device.error_of(error));
+            places.into_iter().for_each(|place| answers.set(place, failed.clone()));
+        })
+    }
+
     fn reached(&mut self, _gpu: &dyn Gpu, _stage: usize) {}
 
-    fn finish(self: Box<Self>, _gpu: &dyn Gpu, result: Result<(), GpuError>) {
+    fn finish(mut self: Box<Self>, _gpu: &dyn Gpu, result: Result<(), GpuError>) {
+        let mut outcomes = Vec::with_capacity(self.loads.len());
         for (place, load) in &self.loads {
             let outcome = match &result {
                 Err(error) => LoadOutcome::Failed(self.device.error_of(error)),
@@ -80,7 +93,10 @@ impl Job for LoadJob {
                     checked.map_or_else(LoadOutcome::Corrupt, |()| LoadOutcome::Verified)
                 }
             };
-            self.answers.set(*place, outcome);
+            outcomes.push((*place, outcome));
         }
+        // Before anybody hears of the end.
+        drop(self.keep.take());
+        outcomes.into_iter().for_each(|(place, outcome)| self.answers.set(place, outcome));
     }
 }

@@ -14,6 +14,7 @@ use kvtier_engine::port::{
 
 pub use check::reason;
 
+use crate::chain::Keep;
 use crate::device::Device;
 use crate::gpu::{Gpu, GpuError, HostMemory, Lane, MemoryId};
 use crate::queue::Threads;
@@ -93,7 +94,8 @@ impl HbmTier {
             let device = Device::open(gpu, number, settings, arenas);
             let device = Arc::new(device.map_err(|source| OpenError::Gpu { ordinal, source })?);
             if drive == Drive::Threads {
-                let threads = Threads::start(&device.queue).map_err(|source| OpenError::Thread { ordinal, source })?;
+                let threads = Threads::start(&device.queue, settings.hang_timeout)
+                    .map_err(|source| OpenError::Thread { ordinal, source })?;
                 shared.threads.push(threads);
             }
             shared.devices.push(device);
@@ -130,6 +132,16 @@ impl HbmTier {
         self.shared.devices.len()
     }
 
+    /// As [`Tier::store`], and lets `keep` go once the device is done with it, even when that is later than the answer.
+    pub(crate) fn store_keeping(&self, store: Store, keep: Keep) -> BoxFuture<Vec<StoreOutcome>> {
+        store::start(self, vec![store], Some(keep))
+    }
+
+    /// As [`Tier::load`], and the same.
+    pub(crate) fn load_keeping(&self, load: Load, keep: Keep) -> BoxFuture<Vec<LoadOutcome>> {
+        load::start(self, vec![load], Some(keep))
+    }
+
     pub(crate) fn memory(&self) -> &Arc<dyn Memory> {
         &self.shared.memory
     }
@@ -163,11 +175,11 @@ impl Tier for HbmTier {
     }
 
     fn store(&self, batch: Vec<Store>) -> BoxFuture<Vec<StoreOutcome>> {
-        store::start(self, batch)
+        store::start(self, batch, None)
     }
 
     fn load(&self, batch: Vec<Load>) -> BoxFuture<Vec<LoadOutcome>> {
-        load::start(self, batch)
+        load::start(self, batch, None)
     }
 
     /// GPU memory is volatile: nothing becomes durable, and nothing is waited for.

@@ -12,7 +12,7 @@ use crate::answers::Answers;
 use crate::checksum::{SPANS_MAX, Span, finish};
 use crate::device::Device;
 use crate::gpu::{Gpu, GpuError, Lane, Place, Run};
-use crate::queue::{Job, SCRATCH_BYTES, Work};
+use crate::queue::{Alarm, Job, SCRATCH_BYTES, Work};
 
 /// Where the checksums begin in a job's scratch memory; before them one header per block.
 const CHECKSUMS_AT: u64 = (SPANS_MAX * HEADER_BYTES) as u64;
@@ -84,6 +84,15 @@ impl Job for VerifyJob {
             }
         }
         vec![vec![Work::Copy(runs), Work::Checksum { spans, into: scratch.after(CHECKSUMS_AT) }]]
+    }
+
+    fn alarm(&self) -> Alarm {
+        let (device, answers) = (Arc::clone(&self.device), Arc::clone(&self.answers));
+        let places: Vec<_> = self.blocks.iter().map(|(place, _)| *place).collect();
+        Box::new(move |error| {
+            let failed = LoadOutcome::Failed(device.error_of(error));
+            places.into_iter().for_each(|place| answers.set(place, failed.clone()));
+        })
     }
 
     fn reached(&mut self, _gpu: &dyn Gpu, _stage: usize) {}

@@ -1,0 +1,234 @@
+//! The HBM tier as the local path's port.
+
+use std::any::Any;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use kvtier_engine::flow::hold::KnownBlock;
+use kvtier_engine::header::SlotHeader;
+use kvtier_engine::place::Slot;
+use kvtier_engine::port::TierError;
+use kvtier_hbm::chain::{BlockPlace, ChainBlock, ChainMove, ImportError, MoveError, MoveProgress, MoveRefused, PartOf};
+use kvtier_hbm::gpu::{GpuError, IPC_HANDLE_BYTES, IpcHandle};
+use kvtier_hbm::layout::{Direction, KvLayout, Surface};
+use kvtier_hbm::{HbmTier, HotPool, WorkerMemory};
+use kvtier_identity::BlockId;
+use kvtier_proto::v1;
+
+use super::hbm::{Found, Opened};
+use crate::local::gpu::{GpuRefusal, Gpus, HotBlock, KvBlock, KvMemory, KvMove, KvProgress, KvWay, MoveFailure};
+
+/// The node's GPUs, once they are open.
+pub(super) struct NodeGpus {
+    /// `hbm.workers`.
+    allowed: bool,
+    opened: Arc<OnceLock<Opened>>,
+}
+
+impl NodeGpus {
+    pub(super) fn new(allowed: bool, opened: Arc<OnceLock<Opened>>) -> Self {
+        Self { allowed, opened }
+    }
+
+    fn pool(&self) -> Option<&Arc<HotPool>> {
+        self.opened.get()?.as_ref().ok()?.pool.as_ref()
+    }
+}
+
+impl Gpus for NodeGpus {
+    fn import(&self, request: &v1::ImportGpuMemoryRequest) -> Result<Arc<dyn KvMemory>, GpuRefusal> {
+        if !self.allowed {
+            return Err(GpuRefusal::Absent("workers may not lend GPU memory: set hbm.workers to true".into()));
+        }
+        let Found { tier, pool } = match self.opened.get() {
+            None => return Err(GpuRefusal::Busy("the GPUs are still being opened: try again".into())),
+            Some(Err(why)) => return Err(GpuRefusal::Absent(format!("there is no GPU to lend memory of: {why}"))),
+            Some(Ok(opened)) => opened,
+        };
+        let handles = handles_of(&request.handles)?;
+        let layout = layout_of(request.layout.as_ref())?;
+        let gpu = u16::try_from(request.gpu).unwrap_or(u16::MAX);
+        let memory = WorkerMemory::import(tier, gpu, &handles, layout).map_err(|error| refused(error, request.gpu))?;
+        Ok(Arc::new(Lent { tier: tier.clone(), pool: pool.clone(), gpu, memory }))
+    }
+
+    fn wish(&self, space: u32, name: &str, blocks: &[BlockId], ttl: Duration) {
+        if let Some(pool) = self.pool()
+            && !pool.wish(space, name, blocks, ttl)
+        {
+            tracing::warn!(name, "too many blocks are wished for in GPU memory; these are kept in host memory only");
+        }
+    }
+
+    fn unwish(&self, space: u32, name: &str) {
+        if let Some(pool) = self.pool() {
+            pool.unpin(space, name);
+        }
+    }
+
+    fn has_pool(&self) -> bool {
+        self.pool().is_some()
+    }
+}
+
+fn invalid(field: impl Into<String>, value: impl ToString, remedy: impl Into<String>) -> GpuRefusal {
+    GpuRefusal::Invalid { field: field.into(), value: value.to_string(), remedy: remedy.into() }
+}
+
+fn handles_of(handles: &[Vec<u8>]) -> Result<Vec<IpcHandle>, GpuRefusal> {
+    let read = |(at, bytes): (usize, &Vec<u8>)| {
+        let remedy = format!("a handle is the {IPC_HANDLE_BYTES} bytes that cuIpcGetMemHandle wrote");
+        let handle = <[u8; IPC_HANDLE_BYTES]>::try_from(&bytes[..]);
+        let wrong = |_| invalid(format!("handles[{at}]"), format!("{} bytes long", bytes.len()), remedy);
+        handle.map(IpcHandle).map_err(wrong)
+    };
+    handles.iter().enumerate().map(read).collect()
+}
+
+fn layout_of(layout: Option<&v1::GpuLayout>) -> Result<KvLayout, GpuRefusal> {
+    let layout = layout.ok_or_else(|| invalid("layout", "absent", "describe how the memory is laid out"))?;
+    let (memories, offsets) = (&layout.surface_memories, &layout.surface_offsets);
+    if memories.len() != offsets.len() {
+        let remedy = format!("there are {} surface_offsets: give each its memory", offsets.len());
+        return Err(invalid("layout.surface_memories", format!("{} memories", memories.len()), remedy));
+    }
+    let surfaces = memories.iter().zip(offsets);
+    Ok(KvLayout {
+        surfaces: surfaces.map(|(memory, offset)| Surface { memory: *memory, offset: *offset }).collect(),
+        surfaces_per_layer: layout.surfaces_per_layer,
+        planes: layout.planes,
+        tokens: layout.tokens,
+        heads: layout.heads,
+        head_elements: layout.head_elements,
+        element_bytes: layout.element_bytes,
+        block_count: layout.block_count,
+        block_stride: layout.block_stride,
+        plane_stride: layout.plane_stride,
+        token_stride: layout.token_stride,
+        head_stride: layout.head_stride,
+    })
+}
+
+fn refused(error: ImportError, gpu: u32) -> GpuRefusal {
+    match error {
+        ImportError::NoGpu { count, .. } => {
+            invalid("gpu", gpu, format!("the daemon has {count}, numbered from 0; see `kvtier status`"))
+        }
+        ImportError::HandleCount(count) => {
+            invalid("handles", format!("a list of {count}"), "give 1 to 2048, one for each allocation")
+        }
+        ImportError::Layout(problems) => {
+            let field = problems.first().map_or("layout".into(), |first| format!("layout.{}", first.field));
+            let all: Vec<String> = problems.iter().map(ToString::to_string).collect();
+            invalid(field, "wrong", all.join("; "))
+        }
+        ImportError::Handle { source: GpuError::Lost(why), .. } => GpuRefusal::Lost(lost(&why)),
+        ImportError::Handle { number, source } => {
+            let remedy = format!("{source}; is its process alive, on this machine, and of a user the driver lets in?");
+            invalid(format!("handles[{number}]"), "not to be opened", remedy)
+        }
+    }
+}
+
+fn lost(why: &str) -> String {
+    format!("the GPU is lost ({why}): use host memory, and start the daemon again when it suits")
+}
+
+/// A worker's memory and the tier that moves it.
+struct Lent {
+    tier: HbmTier,
+    pool: Option<Arc<HotPool>>,
+    gpu: u16,
+    memory: Arc<WorkerMemory>,
+}
+
+impl KvMemory for Lent {
+    fn block_bytes(&self) -> u32 {
+        u32::try_from(self.memory.layout().block_bytes()).expect("the layout was validated")
+    }
+
+    fn block_count(&self) -> u64 {
+        self.memory.layout().block_count
+    }
+
+    fn layer_count(&self) -> u32 {
+        self.memory.layout().layer_count()
+    }
+
+    fn hold_hot(&self, blocks: &[KnownBlock]) -> Vec<HotBlock> {
+        let Some(pool) = &self.pool else { return Vec::new() };
+        let chain: Vec<_> = blocks.iter().map(|known| (known.block, known.length, known.crc)).collect();
+        // Another GPU's pool is not reached from here.
+        let held = pool.hold(&chain).into_iter().take_while(|held| held.slot.device == self.gpu);
+        held.map(|held| HotBlock { slot: held.slot, keep: Box::new(held) }).collect()
+    }
+
+    fn wants(&self, block: BlockId) -> bool {
+        self.pool.as_ref().is_some_and(|pool| pool.wants(block))
+    }
+
+    fn promote(&self, header: SlotHeader, space: u32, from: Slot, keep: Box<dyn Any + Send>) {
+        if let (Some(pool), Ok(gpu)) = (&self.pool, u8::try_from(self.gpu)) {
+            // It goes on by itself; what becomes of it is counted.
+            drop(pool.promote(gpu, header, space, from, keep));
+        }
+    }
+
+    fn forget_hot(&self, block: BlockId) {
+        if let Some(pool) = &self.pool {
+            pool.forget(block);
+        }
+    }
+
+    fn begin(&self, call: KvMove) -> Result<Arc<dyn KvProgress>, GpuRefusal> {
+        let KvMove { way, in_pool, blocks, part: (offset, block_bytes), layers, keep } = call;
+        let block = |block: KvBlock| ChainBlock {
+            number: block.number,
+            place: if in_pool { BlockPlace::Pool(block.slot) } else { BlockPlace::Host(block.slot) },
+            expect_crc: block.crc,
+        };
+        let call = ChainMove {
+            direction: match way {
+                KvWay::Load => Direction::Scatter,
+                KvWay::Save => Direction::Gather,
+            },
+            blocks: blocks.into_iter().map(block).collect(),
+            layers,
+            part: Some(PartOf { offset, block_bytes }),
+            keep,
+        };
+        match self.memory.begin(&self.tier, call) {
+            Ok(progress) => Ok(Arc::new(Moving(progress))),
+            Err(MoveRefused::Invalid(why)) => Err(invalid("blocks", "not to be moved", why)),
+            Err(MoveRefused::Tier(TierError::Poisoned { cause, .. })) => Err(GpuRefusal::Lost(lost(&cause))),
+            Err(MoveRefused::Tier(TierError::Closed)) => Err(GpuRefusal::Lost("the daemon is shutting down".into())),
+            Err(MoveRefused::Tier(error)) => Err(GpuRefusal::Busy(format!("the GPU's queue is full: {error}"))),
+        }
+    }
+}
+
+struct Moving(MoveProgress);
+
+fn told(ended: Result<(), MoveError>) -> Result<(), MoveFailure> {
+    ended.map_err(|error| match error {
+        MoveError::Corrupt { place } => MoveFailure::Corrupt(place),
+        MoveError::Failed(GpuError::Lost(why)) => MoveFailure::Lost(lost(&why)),
+        other => MoveFailure::Failed(other.to_string()),
+    })
+}
+
+impl KvProgress for Moving {
+    fn wait(&self, range: usize) -> BoxFuture<'static, Result<(), MoveFailure>> {
+        Box::pin(self.0.wait(range).map(told))
+    }
+
+    fn wait_end(&self) -> BoxFuture<'static, Result<(), MoveFailure>> {
+        Box::pin(self.0.wait_end().map(told))
+    }
+
+    fn is_over(&self) -> bool {
+        self.0.is_over()
+    }
+}

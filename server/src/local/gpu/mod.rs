@@ -1,0 +1,218 @@
+//! GPU memory of workers: lent by handle, moved to and from blocks without the worker's help.
+//!
+//! **Not yet verified on hardware.** What is behind [`Gpus`] is the assembly's: a real GPU or a simulated one.
+//!
+//! ```text
+//!   ImportGpuMemory ─► shelf of the session ─► Load, Save ─► one job each, which holds the memory (INV-8)
+//!        connection ends ─► shelf is emptied ─► the memory is closed behind its last job
+//!
+//!   Load   prospect ─► in the pool? held there ─► the rest: hold: staged up, kept by hold and not by lease ─► job ─► WaitLoad per range of layers
+//!   Save   reserve ─► job gathers into the slots ─► checksummed and committed as Commit does
+//! ```
+//!
+//! # Who may go away when
+//!
+//! | when | what happens |
+//! |---|---|
+//! | a worker dies while a load is under way | the job ends by itself; its host blocks are let go of then, not before |
+//! | a worker dies while a save is under way | the job ends; nothing is committed, because nobody says that the memory was still the worker's; the slots are free then |
+//! | the GPU hangs | its tier is poisoned, whoever waits is told; slots and holds stay with the job until it answers |
+//! | the daemon dies | the worker's memory is as it was, or half loaded: it hears so and recomputes |
+//!
+//! Bounds: [`MEMORIES_MAX`] and [`MOVES_MAX`] per connection, the GPU's own queue, and for saves those of reservations.
+
+mod load;
+mod save;
+mod shelf;
+
+use std::any::Any;
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::future::BoxFuture;
+use kvtier_engine::flow::hold::KnownBlock;
+use kvtier_engine::header::SlotHeader;
+use kvtier_engine::place::Slot;
+use kvtier_identity::BlockId;
+use kvtier_proto::v1;
+use tonic::Status;
+
+use crate::service::answer::BadField;
+
+pub(crate) use shelf::{MoveCount, Shelf};
+
+/// Memories one connection may have lent.
+pub const MEMORIES_MAX: usize = 16;
+/// Loads one connection may have begun and not waited for to their end.
+pub const MOVES_MAX: usize = 64;
+/// Chains longer than this are worked on off the thread that answers everybody.
+const TURN_KEYS: usize = 1024;
+
+/// The GPUs of the node, as the local path needs them.
+pub trait Gpus: Send + Sync + 'static {
+    /// Opens a worker's memory. Calls of a driver: may take milliseconds.
+    fn import(&self, request: &v1::ImportGpuMemoryRequest) -> Result<Arc<dyn KvMemory>, GpuRefusal>;
+    /// Blocks that somebody has pinned: they are kept in GPU memory from their next load on, until the deadline.
+    fn wish(&self, space: u32, name: &str, blocks: &[BlockId], ttl: Duration);
+    /// Ends such a wish.
+    fn unwish(&self, space: u32, name: &str);
+    /// Whether blocks are kept in GPU memory at all.
+    fn has_pool(&self) -> bool;
+}
+
+/// A worker's memory, opened. Closed when the last one who has it, moves included, lets go of it.
+pub trait KvMemory: Send + Sync + 'static {
+    /// Canonical bytes of a block, or of this rank's part.
+    fn block_bytes(&self) -> u32;
+    /// Blocks it holds.
+    fn block_count(&self) -> u64;
+    /// Its layers.
+    fn layer_count(&self) -> u32;
+    /// Holds the longest prefix of a chain that is in the pool of this memory's GPU with the bytes the engine knows.
+    fn hold_hot(&self, blocks: &[KnownBlock]) -> Vec<HotBlock>;
+    /// Whether a block that was just loaded from the host is worth a place in the pool.
+    fn wants(&self, block: BlockId) -> bool;
+    /// Copies a block to the pool, if there is room. `keep` holds its host slot.
+    fn promote(&self, header: SlotHeader, space: u32, from: Slot, keep: Box<dyn Any + Send>);
+    /// A copy in the pool does not verify.
+    fn forget_hot(&self, block: BlockId);
+    /// Begins a move. It goes on whoever goes away.
+    fn begin(&self, call: KvMove) -> Result<Arc<dyn KvProgress>, GpuRefusal>;
+}
+
+/// Which way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum KvWay {
+    /// To the worker.
+    Load,
+    /// From the worker.
+    Save,
+}
+
+/// One block of a move.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct KvBlock {
+    /// Its number in the worker's memory.
+    pub number: u64,
+    /// Its slot in host memory, or in the pool.
+    pub slot: Slot,
+    /// CRC32 of the whole block, for a load that verifies.
+    pub crc: Option<u32>,
+}
+
+/// A block in the pool, which stays there until this is dropped.
+pub struct HotBlock {
+    /// Where.
+    pub slot: Slot,
+    /// What keeps it.
+    pub keep: Box<dyn Any + Send>,
+}
+
+/// A move of a chain.
+pub struct KvMove {
+    /// Which way.
+    pub way: KvWay,
+    /// Its slots are in the pool.
+    pub in_pool: bool,
+    /// The chain.
+    pub blocks: Vec<KvBlock>,
+    /// First byte of this rank's part, and bytes of the whole block.
+    pub part: (u32, u32),
+    /// Layers in the order in which they shall arrive; empty: all at once.
+    pub layers: Vec<Range<u32>>,
+    /// Owns the slots. Let go of when the device is done with them.
+    pub keep: Box<dyn Any + Send>,
+}
+
+/// A move under way.
+pub trait KvProgress: Send + Sync + 'static {
+    /// Resolves when a range of layers has arrived.
+    fn wait(&self, range: usize) -> BoxFuture<'static, Result<(), MoveFailure>>;
+    /// Resolves when it is over.
+    fn wait_end(&self) -> BoxFuture<'static, Result<(), MoveFailure>>;
+    /// Whether it is over.
+    fn is_over(&self) -> bool;
+}
+
+/// Why a GPU was not asked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum GpuRefusal {
+    /// A field of the request, its value, and what would do.
+    Invalid {
+        /// The field.
+        field: String,
+        /// Its value.
+        value: String,
+        /// The remedy.
+        remedy: String,
+    },
+    /// The settings do not allow it, or there is no GPU.
+    Absent(String),
+    /// Too much is under way.
+    Busy(String),
+    /// The GPU is lost until the daemon is started again.
+    Lost(String),
+}
+
+/// Why a move did not happen, or what was left of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum MoveFailure {
+    /// The block at this place of the chain does not verify.
+    Corrupt(usize),
+    /// The GPU is lost until the daemon is started again.
+    Lost(String),
+    /// This move failed; others may not.
+    Failed(String),
+}
+
+impl MoveFailure {
+    /// As it is told: outcome, place of the block, words.
+    fn told(self) -> (v1::MoveOutcome, u32, String) {
+        match self {
+            Self::Corrupt(index) => {
+                let told = format!("block {index} does not verify: nothing of the chain may be used; recompute it");
+                (v1::MoveOutcome::Corrupt, index as u32, told)
+            }
+            Self::Lost(why) => (v1::MoveOutcome::GpuLost, 0, why),
+            Self::Failed(why) => (v1::MoveOutcome::Failed, 0, why),
+        }
+    }
+}
+
+impl GpuRefusal {
+    /// What a call answers that could not begin: outcome and words, or an error when the request is wrong.
+    fn told(self) -> Result<(v1::MoveOutcome, String), Status> {
+        match self {
+            Self::Busy(why) => Ok((v1::MoveOutcome::Busy, why)),
+            Self::Lost(why) => Ok((v1::MoveOutcome::GpuLost, why)),
+            other => Err(other.into()),
+        }
+    }
+}
+
+impl From<GpuRefusal> for Status {
+    fn from(refusal: GpuRefusal) -> Self {
+        match refusal {
+            GpuRefusal::Invalid { field, value, remedy } => BadField::new(field, value, remedy).into(),
+            GpuRefusal::Absent(why) | GpuRefusal::Lost(why) => Status::failed_precondition(why),
+            GpuRefusal::Busy(why) => Status::resource_exhausted(why),
+        }
+    }
+}
+
+/// Checks that there is a number for every key, and that each is a block of the memory.
+fn check_numbers(numbers: &[u64], keys: usize, memory: &dyn KvMemory) -> Result<(), BadField> {
+    if numbers.len() != keys {
+        let remedy = format!("there are {keys} keys: give each the number of its block in the worker's memory");
+        return Err(BadField::new("blocks", format!("{} numbers", numbers.len()), remedy));
+    }
+    let count = memory.block_count();
+    match numbers.iter().position(|number| *number >= count) {
+        Some(at) => {
+            let remedy = format!("the memory was lent with {count} blocks, numbered from 0");
+            Err(BadField::new(format!("blocks[{at}]"), numbers[at], remedy))
+        }
+        None => Ok(()),
+    }
+}

@@ -1,0 +1,107 @@
+//! Blocks that are kept in GPU memory: used twice or pinned, found again, evicted, and never other bytes.
+
+use kvtier_client::local::{GpuMemory, LoadChain};
+use kvtier_proto::v1;
+use kvtier_tests::block::{keys, payload};
+use kvtier_tests::{Block, World};
+
+use super::lent::{Kv, gpu_world, nhd, tier};
+use super::{digest, store, wait_until_free, writer};
+
+const BYTES: usize = 16_384;
+/// One extent: 51 slots of blocks of 16 KiB with their headers.
+const POOL: &[(&str, &str)] = &[("hbm.bytes", "1MiB"), ("hbm.extent_bytes", "1MiB")];
+
+/// Longer than any test.
+const TTL_MS: u64 = 600_000;
+
+fn plain(chain: &[Block]) -> Vec<Vec<u8>> {
+    chain.iter().map(|block| block.key.to_vec()).collect()
+}
+
+/// Loads a chain into the first blocks; how many came from GPU memory. The bytes must be right.
+#[track_caller]
+fn load(kv: &Kv, lent: &GpuMemory, world: &World, chain: &[Block]) -> u32 {
+    let blocks: Vec<u64> = (0..chain.len() as u64).collect();
+    let loading = lent.load(&LoadChain::new(digest(world), &keys(chain), &blocks)).expect("answered");
+    assert_eq!(loading.len(), chain.len(), "{:?}", loading.miss);
+    let from_pool = loading.from_pool;
+    assert_eq!(loading.finish().expect("answered"), Ok(()));
+    for (number, block) in blocks.iter().zip(chain) {
+        assert!(kv.block(*number) == block.payload, "wrong bytes for {:?}", block.key);
+    }
+    from_pool
+}
+
+/// Loads it twice and waits until so many blocks have been taken in since the start.
+async fn warm(kv: &Kv, lent: &GpuMemory, world: &mut World, chain: &[Block], stores: u64) {
+    load(kv, lent, world, chain);
+    load(kv, lent, world, chain);
+    world.wire.status_until("the chain in GPU memory", |status| tier(status).stores >= stores).await;
+}
+
+#[tokio::test]
+async fn a_chain_loaded_twice_is_loaded_from_gpu_memory_and_never_with_old_bytes() {
+    let mut world = gpu_world(POOL).await;
+    let client = writer(&world);
+    let (layout, sizes) = nhd(4);
+    let kv = Kv::new(layout, sizes, 1);
+    let lent = kv.lend(&client);
+    let chain = Block::chain("twice", 3, BYTES);
+    store(&client, digest(&world), &chain);
+    assert_eq!(load(&kv, &lent, &world, &chain), 0, "nobody knows yet that it will be used again");
+    warm(&kv, &lent, &mut world, &chain, 3).await;
+    assert_eq!(load(&kv, &lent, &world, &chain), 3);
+    let status = world.wire.status_until("the pool", |status| tier(status).blocks == 3).await;
+    assert!(tier(&status).used_bytes > 3 * BYTES as u64 && tier(&status).hits >= 3, "{:?}", tier(&status));
+    // A longer chain: its beginning is there.
+    let longer = Block::chain("twice", 5, BYTES);
+    store(&client, digest(&world), &longer[3..]);
+    assert_eq!(load(&kv, &lent, &world, &longer), 3);
+    // Other bytes under the same keys.
+    let (space, keys) = (world.space.clone(), plain(&chain));
+    world.wire.client.delete(v1::DeleteRequest { space, keys }).await.expect("deleted");
+    let other = |block: &Block| Block { payload: payload(b"other", BYTES), ..block.clone() };
+    let others: Vec<Block> = chain.iter().map(other).collect();
+    store(&client, digest(&world), &others);
+    assert_eq!(load(&kv, &lent, &world, &others), 0, "what is in GPU memory is not what was put");
+    drop((lent, client));
+    wait_until_free(&mut world).await;
+}
+
+#[tokio::test]
+async fn pinned_blocks_stay_in_gpu_memory_under_pressure_until_they_are_unpinned() {
+    let mut world = gpu_world(POOL).await;
+    let client = writer(&world);
+    let (layout, sizes) = nhd(4);
+    let kv = Kv::new(layout, sizes, 1);
+    let lent = kv.lend(&client);
+    let agent = Block::chain("agent", 3, BYTES);
+    store(&client, digest(&world), &agent);
+    let (space, name) = (world.space.clone(), "agent".to_owned());
+    let pin = v1::PinRequest { space: space.clone(), name: name.clone(), keys: plain(&agent), ttl_ms: TTL_MS };
+    world.wire.client.pin(pin).await.expect("pinned");
+    assert_eq!(load(&kv, &lent, &world, &agent), 0, "a pinned chain is taken in at its first load");
+    world.wire.status_until("the agent in GPU memory", |status| tier(status).stores == 3).await;
+    press(&kv, &lent, &mut world, &client, 0..10).await;
+    assert_eq!(load(&kv, &lent, &world, &agent), 3, "pinned");
+    world.wire.client.unpin(v1::UnpinRequest { space, name }).await.expect("unpinned");
+    press(&kv, &lent, &mut world, &client, 10..20).await;
+    assert!(load(&kv, &lent, &world, &agent) < 3, "nothing keeps it any more");
+}
+
+/// More chains than the pool has room for, each used twice.
+async fn press(
+    kv: &Kv,
+    lent: &GpuMemory,
+    world: &mut World,
+    client: &kvtier_client::LocalClient,
+    chains: std::ops::Range<usize>,
+) {
+    for number in chains {
+        let chain = Block::chain(&format!("pressure{number}"), 8, BYTES);
+        store(client, digest(world), &chain);
+        let before = world.wire.status_until("a status", |_| true).await;
+        warm(kv, lent, world, &chain, tier(&before).stores + 8).await;
+    }
+}
