@@ -188,6 +188,8 @@ impl GpuMemory {
 pub(crate) struct Loading {
     loading: Mutex<Option<Arc<Owned<NativeLoading>>>>,
     blocks: usize,
+    /// Of the blocks, those that come from the daemon's pool in GPU memory.
+    #[pyo3(get)]
     from_pool: u32,
     miss: Mutex<Option<kvtier_client::wire::Miss>>,
     process: u32,
@@ -206,12 +208,6 @@ impl Loading {
 impl Loading {
     fn __len__(&self) -> usize {
         self.blocks
-    }
-
-    /// Of the blocks, those that come from the daemon's pool in GPU memory.
-    #[getter]
-    fn from_pool(&self) -> u32 {
-        self.from_pool
     }
 
     /// Why the block after the last one is missing; None when the whole chain is loaded.
