@@ -62,9 +62,9 @@ async fn a_worker_killed_in_a_load_is_forgotten_behind_its_last_job() {
     assert_eq!(puppet.ask("load there 3"), "3 blocks");
     gate.let_pass(1);
     puppet.kill();
-    // INV-8: the device still reads the blocks.
-    let held = |status: &v1::StatusResponse| status.local.expect("on").clients == 0 && status.leased_blocks == 3;
-    let local = world.wire.status_until("the worker to be gone", held).await.local.expect("on");
+    let told = world.wire.status_until("the worker to be gone", |status| status.local.expect("on").clients == 0).await;
+    assert_eq!(told.leased_blocks, 3, "INV-8: the device still reads the blocks");
+    let local = told.local.expect("on");
     assert_eq!((local.gpu_memories, local.moves), (0, 1), "the job has the memory");
     gate.open();
     wait_until_nothing_moves(&mut world).await;
