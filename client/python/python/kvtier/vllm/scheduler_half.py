@@ -37,6 +37,8 @@ LEASE_USED_MAX = 0.5
 START_WAIT = 10.0
 #: Notes for `kvtier why` that wait for a step with time for them; more are dropped.
 LATER_MAX = 4096
+#: Steps without time for it after which the daemon is told all the same: telling it takes 50 us when it sleeps.
+UNTOLD_MAX = 3
 #: Loads that end in one step and are learned from: they were under way together, so one says what all would.
 LEARNED_MAX = 1
 
@@ -158,6 +160,8 @@ class SchedulerHalf:
         self._waited, self._turned = 0.0, False
         #: Notes that a step had no time for.
         self._later: deque[Callable[[], None]] = deque()
+        #: Steps since the daemon was told.
+        self._untold = 0
         self.parts: dict[tuple[int, int], tuple[int, int]] = {}
         self.counts: Counter[str] = Counter()
 
@@ -418,14 +422,19 @@ class SchedulerHalf:
         self._time.begin()
         return step
 
-    def _tell(self) -> None:
-        """Tells the daemon what this step and those before have for it, in one piece."""
+    def _tell(self, *, last: bool = False) -> None:
+        """Tells the daemon what this step and those before have for it, in one piece; not in a step that has used up its
+        time, if another one follows."""
         with self._time:
             while self._later:
                 # At least one of them.
                 self._later.popleft()()
                 if self._time.left() <= 0:
                     break
+        self._untold += 1
+        if not last and self._time.left() <= 0 and self._untold <= UNTOLD_MAX:
+            return
+        self._untold = 0
         client = self._link.client()
         if client is not None:
             client.nudge()
@@ -468,7 +477,7 @@ class SchedulerHalf:
         self._drop_found(tracked)
         if not self._tracked:
             # There may be no further step for long.
-            self._tell()
+            self._tell(last=True)
 
     def forget_found(self) -> None:
         """Nothing that was found before counts any more."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 #: Of the 200 us that a step may take.
-STEP_SECONDS = 80e-6
+STEP_SECONDS = 60e-6
 
 
 class StepTime:
