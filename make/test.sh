@@ -3,7 +3,7 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-# Said before anything fails for want of it: a first build with every tool and test takes 14 GiB here and 2 GiB in /tmp.
+# Said before anything fails for want of it: the build and the tools are kept here, what tests need goes to /tmp.
 df -h --output=avail,target . /tmp | awk 'NR > 1 { print "disk: " $1 " free on " $2 }'
 
 make/beat.sh "build" cargo build --release --workspace --locked --all-targets

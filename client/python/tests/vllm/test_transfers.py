@@ -8,6 +8,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import kvtier
+from fake_daemon import Link
 from kvtier.vllm.settings import Settings
 from kvtier.vllm.transfers import QUEUE_MAX, STORES_MAX, Job, Run, Transfers
 
@@ -49,22 +50,9 @@ class Pool:
         return self.pending[-1]
 
 
-@dataclass
-class Link:
-    daemon: Any = "client"
-    errors: list[BaseException] = field(default_factory=list)
-
-    def client(self) -> Any:
-        return self.daemon
-
-    def lost(self, client: Any, error: BaseException) -> None:
-        self.errors.append(error)
-        self.daemon = None
-
-
 class World:
     def __init__(self, **settings: Any) -> None:
-        self.pool, self.link = Pool(), Link()
+        self.pool, self.link = Pool(), Link("client")
         self.counts: Counter[str] = Counter()
         self.transfers = Transfers(
             Settings.read({"data_directory": "/d"} | settings),

@@ -54,7 +54,7 @@ class Settings:
     #: Prompts with fewer tokens than this are never looked up.
     tokens_min: int = 1
     #: How long one scheduler step may wait for answers to lookups; after that the request is asked about again in the
-    #: next step. The system's timers add some 60 us.
+    #: next step. Waited awake.
     lookup_wait_us: int = 20
     #: How long a lookup may take in all, before its request is computed.
     lookup_timeout_ms: int = 100
