@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import zlib
 
 import kvtier
@@ -89,7 +90,9 @@ def test_spaces_pins_prefetch_and_delete(node: Node) -> None:
 
 
 def test_status_says_what_the_node_does(node: Node) -> None:
-    status = node.client.status()
+    deadline = time.monotonic() + PATIENCE
+    while (status := node.client.status())["state"] == "recovering":
+        assert time.monotonic() < deadline, "recovery does not end"
     host, *_ = [tier for tier in status["tiers"] if tier["tier"] == "host"]
     assert status["state"] == "serving" and host["capacity_bytes"] == 64 << 20
     assert status["local"] is not None and status["alarms"] == []
