@@ -118,7 +118,7 @@ async fn an_engines_blocks_come_and_go_in_the_nodes_events() {
     follower.read_until("its cache to be cleared", |follower| follower.held.is_empty()).await;
     assert_eq!(follower.resets, ["the engine cleared its cache"], "and nothing else was in doubt");
     let address = world.daemon.endpoints().http.expect("it listens on HTTP");
-    let (_, metrics) = super::health::http(address, "/metrics");
+    let (_, metrics) = kvtier_tests::http::get(address, "/metrics");
     for line in ["kvtier_engine_connected{engine=\"a\"} 1", "kvtier_engine_event_gaps_total{engine=\"a\"} 0"] {
         assert!(metrics.contains(line), "{line} is not in\n{metrics}");
     }

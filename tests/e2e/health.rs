@@ -1,32 +1,18 @@
 //! Health, readiness and reflection, as load balancers and tools see them.
 
-use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream};
-use std::time::Duration;
-
 use kvtier_proto::v1;
+use kvtier_tests::http::get;
 use kvtier_tests::{Setup, World};
-
-/// A plain HTTP/1.1 GET: status code and body.
-pub(super) fn http(address: SocketAddr, path: &str) -> (u16, String) {
-    let mut stream = TcpStream::connect(address).expect("the port is open");
-    stream.set_read_timeout(Some(Duration::from_secs(30))).expect("a timeout can be set");
-    write!(stream, "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").expect("a request is sent");
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).expect("an answer in UTF-8");
-    let code = answer.split(' ').nth(1).and_then(|code| code.parse().ok()).expect("a status line");
-    (code, answer.split_once("\r\n\r\n").map_or(String::new(), |(_, body)| body.to_owned()))
-}
 
 #[tokio::test]
 async fn a_serving_daemon_is_healthy_and_ready_and_a_draining_one_is_not_ready() {
     let mut world = World::new().await;
     let address = world.daemon.endpoints().http.expect("it listens on HTTP");
-    assert_eq!(http(address, "/healthz").0, 200);
-    assert_eq!(http(address, "/readyz").0, 200);
+    assert_eq!(get(address, "/healthz").0, 200);
+    assert_eq!(get(address, "/readyz").0, 200);
     world.wire.client.drain(v1::DrainRequest { timeout_ms: 1000 }).await.expect("a drain");
-    assert_eq!(http(address, "/healthz").0, 200, "it lives");
-    let (code, body) = http(address, "/readyz");
+    assert_eq!(get(address, "/healthz").0, 200, "it lives");
+    let (code, body) = get(address, "/readyz");
     assert_eq!(code, 503, "{body}");
     assert!(body.contains("draining"), "{body}");
 }
@@ -38,7 +24,7 @@ async fn metrics_tell_of_calls_and_blocks() {
     let chain = kvtier_tests::Block::chain("counted", 7, 10_000);
     world.store(&chain, v1::Durability::Volatile).await;
     world.wire.expect_blocks(&world.space.clone(), &chain).await;
-    let (code, body) = http(address, "/metrics");
+    let (code, body) = get(address, "/metrics");
     assert_eq!(code, 200);
     assert!(body.contains("kvtier_"), "{body}");
     assert!(body.contains("host"), "{body}");
@@ -62,7 +48,7 @@ async fn what_happens_behind_calls_shows_in_metrics() {
     let pin = v1::PinRequest { space, name: "pin".into(), keys, ttl_ms: 60_000 };
     world.wire.client.pin(pin).await.expect("a pin");
     world.store(&kvtier_tests::Block::chain("written", 5, 100_000), v1::Durability::Durable).await;
-    let (_, page) = http(world.daemon.endpoints().http.expect("it listens on HTTP"), "/metrics");
+    let (_, page) = get(world.daemon.endpoints().http.expect("it listens on HTTP"), "/metrics");
     assert_eq!(series(&page, "kvtier_pinned_bytes"), Some(500_000.0), "{page}");
     for operation in ["load", "store", "sync", "commit"] {
         let name = format!("kvtier_tier_operation_seconds_count{{tier=\"nvme\",operation=\"{operation}\"}}");
