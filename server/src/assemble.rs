@@ -11,6 +11,7 @@
 
 mod gpus;
 mod hbm;
+mod pools;
 
 use std::os::fd::OwnedFd;
 use std::path::Path;
@@ -111,7 +112,8 @@ pub async fn assemble(config: &Config, home: &Home, clock: Arc<dyn Clock>) -> Re
         tracing::info!(domain = name, arena = %arena.report(), "host tier mapped");
     }
     let memory: Arc<dyn Memory> = arenas.clone();
-    let (hbm, gpus) = hbm::open(config, &arenas, &memory, &clock, &(Arc::clone(&spawn) as Arc<dyn Spawn>));
+    let hbm::Hbm { look: hbm, gpus, pools } =
+        hbm::open(config, &arenas, &memory, &clock, &(Arc::clone(&spawn) as Arc<dyn Spawn>));
     let mut disks = Vec::new();
     let nvme = match config.nvme.enabled {
         true => Some(open_nvme(config, home, &clock, &spawn, &memory, &mut disks).await?),
@@ -128,6 +130,7 @@ pub async fn assemble(config: &Config, home: &Home, clock: Arc<dyn Clock>) -> Re
         index: index.clone(),
     };
     let engine = Engine::start(ports, engine_settings(config, home)).await?;
+    pools.join(&engine);
     prepare_memory(config, &arenas, &disks);
     let host_detail = detail_of(config, &arenas);
     Ok(Assembly {

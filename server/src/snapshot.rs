@@ -88,6 +88,7 @@ impl NodeFigures {
             hits,
             evictions: count.evictions,
             admitted: stores,
+            crc_failures: count.corrupt,
             queued: sum(|device| device.queued_count),
             in_flight: sum(|device| device.in_flight_count),
             read_bytes: sum(|device| device.read_bytes),

@@ -1,6 +1,7 @@
 //! The pool of hot blocks: promotion, demotion, eviction, pins.
 
-use std::sync::Arc;
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use kvtier_engine::catalog::plan::Decline;
@@ -9,7 +10,7 @@ use kvtier_engine::policy::PolicyKind;
 use kvtier_engine::port::{LoadOutcome, Memory};
 use kvtier_hbm::HotPool;
 use kvtier_hbm::conformance::Dice;
-use kvtier_hbm::pool::Promotion;
+use kvtier_hbm::pool::{PoolNews, Promotion};
 use kvtier_identity::{BlockId, Key, SpaceDigest};
 
 use super::rig::{MIB, Rig, settings, slot};
@@ -21,6 +22,7 @@ const TTL: Duration = Duration::from_secs(30);
 struct Hot {
     rig: Rig,
     pool: Arc<HotPool>,
+    news: Arc<Mutex<Vec<PoolNews>>>,
 }
 
 impl Hot {
@@ -29,8 +31,28 @@ impl Hot {
         let rig = Rig::with(1, 1, settings(MIB));
         let spawn = Arc::new(rig.tasks.clone());
         let clock = Arc::new(rig.clock.clone());
-        let pool = HotPool::new(rig.tier.clone(), clock, spawn, PolicyKind::LeafLru, MIB).expect("the GPU has a pool");
-        Self { rig, pool }
+        let news: Arc<Mutex<Vec<PoolNews>>> = Arc::default();
+        let own = Arc::clone(&news);
+        let listener = Box::new(move |told| own.lock().expect("a list").extend(told));
+        let pool = HotPool::new(rig.tier.clone(), clock, spawn, PolicyKind::LeafLru, MIB, listener)
+            .expect("the GPU has a pool");
+        Self { rig, pool, news }
+    }
+
+    /// What was told since it was asked last.
+    fn told(&self) -> Vec<PoolNews> {
+        std::mem::take(&mut self.news.lock().expect("a list"))
+    }
+
+    /// Which blocks are in the pool, by what was told from the beginning.
+    fn told_of(&self, there: &mut BTreeSet<u128>) {
+        for news in self.told() {
+            match news {
+                PoolNews::Stored { block, .. } => assert!(there.insert(block.0), "told twice"),
+                PoolNews::Removed { block, .. } => assert!(there.remove(&block.0), "never told of"),
+                PoolNews::Lost { .. } => there.clear(),
+            }
+        }
     }
 
     fn bytes(number: u64) -> Vec<u8> {
@@ -82,6 +104,9 @@ fn a_full_pool_evicts_the_coldest_and_never_a_held_one() {
     drop(held);
     (40..60).for_each(|number| assert_eq!(hot.promote(number), Promotion::Stored, "block {number}"));
     assert!(!hot.is_here(0));
+    let (mut told, here) = (BTreeSet::new(), (0..60).filter(|number| hot.is_here(*number)));
+    hot.told_of(&mut told);
+    assert_eq!(told, here.map(u128::from).collect(), "every block that came and went was told of");
 }
 
 #[test]
@@ -130,7 +155,9 @@ fn a_forgotten_block_keeps_its_slot_until_its_last_hold_is_dropped() {
     let pins: Vec<_> = (1..20).map(BlockId).collect();
     hot.pool.pin(1, "others", &pins, TTL).unwrap();
     let held = hot.pool.hold(&[Hot::known(0)]);
+    hot.told();
     hot.pool.forget(BlockId(0));
+    assert_eq!(hot.told(), [PoolNews::Removed { gpu: 0, block: BlockId(0) }], "told of at once");
     assert!(!hot.is_here(0));
     assert_eq!(hot.promote(50), Promotion::Declined(Decline::HostFull));
     drop(held);

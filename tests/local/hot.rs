@@ -8,20 +8,20 @@ use kvtier_tests::{Block, World};
 use super::lent::{Kv, gpu_world, nhd, tier};
 use super::{digest, store, wait_until_free, writer};
 
-const BYTES: usize = 16_384;
+pub const BYTES: usize = 16_384;
 /// One extent: 51 slots of blocks of 16 KiB with their headers.
-const POOL: &[(&str, &str)] = &[("hbm.bytes", "1MiB"), ("hbm.extent_bytes", "1MiB")];
+pub const POOL: &[(&str, &str)] = &[("hbm.bytes", "1MiB"), ("hbm.extent_bytes", "1MiB")];
 
 /// Longer than any test.
 const TTL_MS: u64 = 600_000;
 
-fn plain(chain: &[Block]) -> Vec<Vec<u8>> {
+pub fn plain(chain: &[Block]) -> Vec<Vec<u8>> {
     chain.iter().map(|block| block.key.to_vec()).collect()
 }
 
 /// Loads a chain into the first blocks; how many came from GPU memory. The bytes must be right.
 #[track_caller]
-fn load(kv: &Kv, lent: &GpuMemory, world: &World, chain: &[Block]) -> u32 {
+pub fn load(kv: &Kv, lent: &GpuMemory, world: &World, chain: &[Block]) -> u32 {
     let blocks: Vec<u64> = (0..chain.len() as u64).collect();
     let loading = lent.load(&LoadChain::new(digest(world), &keys(chain), &blocks)).expect("answered");
     assert_eq!(loading.len(), chain.len(), "{:?}", loading.miss);
@@ -34,7 +34,7 @@ fn load(kv: &Kv, lent: &GpuMemory, world: &World, chain: &[Block]) -> u32 {
 }
 
 /// Loads it twice and waits until so many blocks have been taken in since the start.
-async fn warm(kv: &Kv, lent: &GpuMemory, world: &mut World, chain: &[Block], stores: u64) {
+pub async fn warm(kv: &Kv, lent: &GpuMemory, world: &mut World, chain: &[Block], stores: u64) {
     load(kv, lent, world, chain);
     load(kv, lent, world, chain);
     world.wire.status_until("the chain in GPU memory", |status| tier(status).stores >= stores).await;
@@ -90,8 +90,38 @@ async fn pinned_blocks_stay_in_gpu_memory_under_pressure_until_they_are_unpinned
     assert!(load(&kv, &lent, &world, &agent) < 3, "nothing keeps it any more");
 }
 
+#[tokio::test]
+async fn a_pin_in_gpu_memory_survives_pressure_and_goes_after_its_time() {
+    let mut world = gpu_world(POOL).await;
+    let client = writer(&world);
+    let (layout, sizes) = nhd(4);
+    let kv = Kv::new(layout, sizes, 1);
+    let lent = kv.lend(&client);
+    let agent = Block::chain("agent", 3, BYTES);
+    store(&client, digest(&world), &agent);
+    let pin = |world: &World, ttl_ms: u64| v1::PinRequest {
+        space: world.space.clone(),
+        name: "agent".to_owned(),
+        keys: plain(&agent),
+        ttl_ms,
+    };
+    world.wire.client.pin(pin(&world, TTL_MS)).await.expect("pinned");
+    assert_eq!(load(&kv, &lent, &world, &agent), 0);
+    world.wire.status_until("the agent in GPU memory", |status| tier(status).stores == 3).await;
+    press(&kv, &lent, &mut world, &client, 0..10).await;
+    assert_eq!(load(&kv, &lent, &world, &agent), 3, "pinned");
+    // The same pin with the shortest time there is: it ends by itself, and nobody unpins it.
+    world.wire.client.pin(pin(&world, 1)).await.expect("pinned");
+    let mut pressed = 10;
+    while load(&kv, &lent, &world, &agent) == 3 {
+        assert!(pressed < 40, "the pin has not ended");
+        press(&kv, &lent, &mut world, &client, pressed..pressed + 10).await;
+        pressed += 10;
+    }
+}
+
 /// More chains than the pool has room for, each used twice.
-async fn press(
+pub async fn press(
     kv: &Kv,
     lent: &GpuMemory,
     world: &mut World,

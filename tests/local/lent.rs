@@ -140,6 +140,11 @@ pub const BLOCK_COUNT: u64 = 8;
 
 /// 4 layers of 16 tokens with so many heads, each layer in a memory of its own: NHD with K and V in one tensor.
 pub fn nhd(heads: u32) -> (KvLayout, Vec<u64>) {
+    nhd_of(heads, BLOCK_COUNT)
+}
+
+/// The same with so many blocks.
+pub fn nhd_of(heads: u32, block_count: u64) -> (KvLayout, Vec<u64>) {
     let head = u64::from(HEAD_ELEMENTS) * 2;
     let page = head * u64::from(TOKENS * heads);
     let layout = KvLayout {
@@ -150,13 +155,13 @@ pub fn nhd(heads: u32) -> (KvLayout, Vec<u64>) {
         heads,
         head_elements: HEAD_ELEMENTS,
         element_bytes: 2,
-        block_count: BLOCK_COUNT,
+        block_count,
         block_stride: page,
-        plane_stride: page * BLOCK_COUNT,
+        plane_stride: page * block_count,
         token_stride: head * u64::from(heads),
         head_stride: head,
     };
-    (layout, vec![2 * page * BLOCK_COUNT; LAYERS as usize])
+    (layout, vec![2 * page * block_count; LAYERS as usize])
 }
 
 /// The same as HND, K and V of a block side by side.

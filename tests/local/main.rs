@@ -2,6 +2,7 @@
 //! stopped.
 
 mod bounds;
+mod damage;
 mod disconnects;
 mod domains;
 mod hot;
@@ -11,11 +12,14 @@ mod lent_faults;
 mod misuse;
 mod moves;
 mod parts;
+mod pools;
 mod puppet;
 mod put_get;
 mod raw;
 mod restarts;
 mod rings;
+mod rotten;
+mod staging;
 mod stops;
 mod tenants;
 mod why;

@@ -69,6 +69,7 @@ impl Save {
             parent: self.parent.as_deref(),
             part: self.part,
             durability: self.durability,
+            request: None,
         };
         Ok(match self.memory.peek().save(&wanted)? {
             Ok(committed) => committed.into_iter().map(Outcome::from).collect(),
@@ -145,7 +146,7 @@ impl GpuMemory {
         verify: bool,
     ) -> PyResult<Loading> {
         let memory = self.memory()?;
-        let wanted = LoadChain { space: space.0, keys: &keys, blocks: &blocks, part, layer_ends: &layer_ends, verify };
+        let wanted = LoadChain { part, layer_ends: &layer_ends, verify, ..LoadChain::new(space.0, &keys, &blocks) };
         let loading = py.detach(|| memory.peek().load(&wanted)).map_err(raise)?;
         Ok(Loading::new(loading))
     }

@@ -79,6 +79,18 @@ impl Catalog {
         LoadDone { copy: None, records }
     }
 
+    /// The flight of a load has ended, and something may still write to its slot at any time: the slot is never used again.
+    pub fn abandon_load(&mut self, index: BlockIndex) {
+        let index = index.0;
+        let entry = self.blocks.get_mut(index);
+        assert!(entry.in_flight(Level::Host), "block entry {index} is not being loaded");
+        entry.flags &= !LOADING;
+        self.quarantine_host(index);
+        let parent = self.blocks.get(index).parent;
+        self.settle(parent);
+        self.drop_hold(index);
+    }
+
     /// The NVMe copy is not what was stored: its slot is never used again, and the block is gone unless it has a good
     /// host copy (INV-1).
     pub(super) fn condemn(&mut self, now: Moment, index: u32, records: &mut Vec<Record>) {

@@ -260,8 +260,22 @@ impl Catalog {
     fn free_slot(&mut self, index: u32, level: Level) {
         let place = self.blocks.vacate(index, level);
         self.domain_mut(index, level).slots.free(place, index);
-        if let Some(slots) = self.given_back.as_mut().filter(|_| level == Level::Host) {
-            let arena = u16::from(self.blocks.get(index).domain);
+        if level == Level::Host {
+            self.give_back(index, place);
+        }
+    }
+
+    /// Takes a host slot from a block, and out of use for good.
+    fn quarantine_host(&mut self, index: u32) {
+        let place = self.blocks.vacate(index, Level::Host);
+        self.domain_mut(index, Level::Host).slots.quarantine(place, index);
+        self.give_back(index, place);
+    }
+
+    /// Whoever reads a host slot without a hold can tell that the block is not there any more.
+    fn give_back(&mut self, index: u32, place: slots::Place) {
+        let arena = u16::from(self.blocks.get(index).domain);
+        if let Some(slots) = &mut self.given_back {
             slots.push((arena, u64::from(place.page) * PAGE_BYTES));
         }
     }

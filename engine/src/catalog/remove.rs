@@ -3,7 +3,8 @@
 use kvtier_identity::BlockId;
 
 use super::Catalog;
-use super::entry::State;
+use super::copies::removed;
+use super::entry::{Level, State};
 use super::plan::BlockIndex;
 use crate::port::{Moment, Record, RemovalCause};
 
@@ -30,6 +31,32 @@ impl Catalog {
     pub fn quarantine(&mut self, now: Moment, index: BlockIndex) -> Vec<Record> {
         let mut records = Vec::new();
         self.condemn(now, index.0, &mut records);
+        records
+    }
+
+    /// The host copy of a block, which is known by this checksum, is not what was put (INV-1): nobody finds it any more. A good
+    /// NVMe copy stays. While somebody holds the block its slot is never used again. Nothing: there is no such copy.
+    pub fn condemn_host(&mut self, now: Moment, block: BlockId, crc: u32) -> Vec<Record> {
+        let mut records = Vec::new();
+        let Some(index) = self.blocks.find_visible(block) else { return records };
+        let entry = *self.blocks.get(index);
+        if !entry.has(Level::Host) || entry.crc != crc {
+            return records;
+        }
+        self.domain_mut(index, Level::Host).corrupt += 1;
+        if !entry.has(Level::Nvme) {
+            self.doom(now, index, RemovalCause::Corrupt, &mut records);
+            return records;
+        }
+        self.uncount(index, Level::Host, false);
+        match entry.holds {
+            0 => self.free_slot(index, Level::Host),
+            _ => self.quarantine_host(index),
+        }
+        self.forget_key(index);
+        records.push(removed(entry.block(), entry.space, Level::Host, RemovalCause::Corrupt));
+        self.settle(index);
+        self.settle(entry.parent);
         records
     }
 

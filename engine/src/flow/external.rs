@@ -5,6 +5,9 @@
 //! second stream (docs/decisions/0008-engine-events.md). These are volatile facts of other processes: they are in RAM and
 //! in the log's events, never in the index, and the Reset that begins an epoch ends them all.
 //!
+//! The daemon's own pools in GPU memory are told of in the same way ([`Engine::note_pool`]): they are as volatile, and the
+//! catalog does not know of them.
+//!
 //! Whoever follows an engine calls [`Engine::note_engine`] with what it told and [`Engine::reset_engine`] when it may have
 //! missed something or the engine has gone. A block that is not told of although it is there costs a hint; one that is
 //! told of although it has gone costs a wrong route. So whatever is in doubt is not told: over the bound nothing is added,
@@ -42,6 +45,27 @@ pub enum EngineChange {
         tier: TierKind,
         /// The engine's key.
         key: Key,
+    },
+}
+
+/// One thing that changed in a pool of this node's own, told by block and number of the space.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum PoolChange {
+    /// A block is in it.
+    Stored {
+        /// The block.
+        block: BlockId,
+        /// Its space's number.
+        space: u32,
+        /// The engine's key.
+        key: Key,
+        /// The block before it.
+        parent: Option<BlockId>,
+    },
+    /// It is not any more.
+    Removed {
+        /// The block.
+        block: BlockId,
     },
 }
 
@@ -147,6 +171,30 @@ impl Engine {
         let count = held.len();
         self.shared.journal(&mut core, records);
         Ok(count)
+    }
+
+    /// Notes what has changed in a pool in GPU memory, in its order, as if an engine of that name told it. Not refused: while
+    /// the log takes no records, subscribers get all of it with the epoch that ends the gap.
+    pub fn note_pool(&self, pool: &str, changes: Vec<PoolChange>) {
+        let tier = TierKind::Hbm;
+        let mut core = self.shared.lock();
+        let held = core.engines.engines.entry(pool.to_owned()).or_default();
+        let mut records = Vec::with_capacity(changes.len());
+        for change in changes {
+            let engine = pool.to_owned();
+            match change {
+                PoolChange::Stored { block, space, key, parent } => {
+                    held.insert((tier, block), Held { space, key: key.clone(), parent });
+                    records.push(Record::EngineStored { engine, tier, block, space, key, parent });
+                }
+                PoolChange::Removed { block } => {
+                    if let Some(Held { space, .. }) = held.remove(&(tier, block)) {
+                        records.push(Record::EngineRemoved { engine, tier, block, space });
+                    }
+                }
+            }
+        }
+        self.shared.journal(&mut core, records);
     }
 
     /// Forgets what an engine has told; how much that was. Nothing is told of an engine that has nothing.

@@ -2,20 +2,29 @@
 //!
 //! ```text
 //!   prospect ── what is resident, with length and checksum ──► the caller may have some of it elsewhere (GPU memory)
-//!   hold ── the rest: staged up where it must be ──► held in host memory until dropped (INV-8)
+//!   hold_chain ── the rest, window by window ──► what is in host memory at once, what is on NVMe as it arrives
 //! ```
 //!
-//! A block that cannot be brought up ends the prefix; those before it are held. Whoever asked may go away at any point:
-//! what was held until then is let go of, flights land by themselves.
+//! What is on NVMe is asked for a bounded way ahead, in small flights, so that whoever takes the windows works on one while
+//! the next is read. A held block stays in host memory until dropped (INV-8). A block that cannot be brought up ends the
+//! prefix; those before it are held. Whoever asked may go away at any point: what was held until then is let go of, flights
+//! land by themselves.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
 
 use kvtier_identity::{BlockId, KeyRun, SpaceDigest};
 
-use super::Engine;
 use super::error::EngineError;
 use super::get::settle;
 use super::load::{Ask, HostPin};
-use crate::catalog::plan::Miss;
+use super::{Engine, Shared};
+use crate::catalog::plan::{Miss, MissReason};
 use crate::place::Slot;
+
+/// Blocks of one flight. They arrive together, so what follows the last flight is short beside a chain; enough for a device
+/// to have several transfers at a time of each.
+const FLIGHT_COUNT: usize = 4;
 
 /// A resident block, as the catalog knows it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,7 +56,27 @@ pub struct HeldBlock {
     pub known: KnownBlock,
     /// Where.
     pub slot: Slot,
+    /// It had to be brought up.
+    pub staged: bool,
     _pin: HostPin,
+}
+
+/// A chain on its way into host memory, in its order.
+pub struct Holding {
+    shared: Arc<Shared>,
+    blocks: Vec<KnownBlock>,
+    /// Next block to hand out.
+    cursor: usize,
+    /// Asked for: `blocks[cursor..cursor + ahead.len()]`.
+    ahead: VecDeque<Ahead>,
+    /// Of those, payload bytes that are not in host memory yet.
+    coming_bytes: u64,
+}
+
+struct Ahead {
+    ask: Ask,
+    /// Payload bytes it was asked to bring up.
+    coming: u64,
 }
 
 /// Where a part lies in the blocks of its space.
@@ -84,36 +113,24 @@ impl Engine {
         Ok(Prospect { blocks, miss, space: number })
     }
 
-    /// Holds blocks in host memory, bringing up those that are not there; fewer than asked for end with the reason.
-    pub async fn hold(&self, blocks: &[KnownBlock]) -> (Vec<HeldBlock>, Option<Miss>) {
-        let mut legs = Vec::new();
-        let asks: Vec<Ask> = {
-            let mut core = self.shared.lock();
-            let asks = blocks.iter().map(|block| self.shared.ask(&mut core, block.block, &mut legs)).collect();
-            self.shared.write_back_admitted(&mut core);
-            asks
-        };
-        self.shared.start_flight(legs);
-        let mut held = Vec::with_capacity(blocks.len());
-        let mut miss = None;
-        for (block, ask) in blocks.iter().zip(asks) {
-            if miss.is_some() {
-                // Dropped here, in their order; flights go on.
-                continue;
-            }
-            match settle(&self.shared, block.block, ask).await {
-                Ok(pin) => {
-                    let copy = pin.copy();
-                    let known = KnownBlock { length: copy.length, crc: copy.crc, ..*block };
-                    held.push(HeldBlock { known, slot: copy.slot, _pin: pin });
-                }
-                Err(why) => miss = Some(why),
-            }
+    /// Begins to hold a chain in host memory, bringing up what is not there.
+    pub fn hold_chain(&self, blocks: Vec<KnownBlock>) -> Holding {
+        Holding { shared: Arc::clone(&self.shared), blocks, cursor: 0, ahead: VecDeque::new(), coming_bytes: 0 }
+    }
+
+    /// Whether a block is in any tier.
+    pub fn is_resident(&self, block: BlockId) -> bool {
+        self.shared.lock().catalog.peek(block).is_some()
+    }
+
+    /// The host copy of a block does not verify: nobody finds it any more (INV-1).
+    pub fn discard_host_copy(&self, known: &KnownBlock) {
+        let mut core = self.shared.lock();
+        let records = core.catalog.condemn_host(self.shared.now(), known.block, known.crc);
+        if !records.is_empty() {
+            self.shared.meter.host.corrupt.add(1);
         }
-        let meter = &self.shared.meter;
-        meter.acquired_blocks.add(held.len() as u64);
-        meter.acquired_bytes.add(held.iter().map(|block| u64::from(block.known.length)).sum());
-        (held, miss)
+        self.shared.journal(&mut core, records);
     }
 
     /// The number of a space.
@@ -138,4 +155,97 @@ impl Engine {
         let block_bytes = (parts.len() > 1).then(|| bytes(parts));
         Ok(PartRange { offset: bytes(&parts[..part as usize]), block_bytes })
     }
+}
+
+impl Holding {
+    /// The next blocks: waits for the first one, and adds what is there behind it. Empty: all were handed out. A miss ends
+    /// the prefix; asking again asks for that block again.
+    pub async fn next(&mut self) -> Result<Vec<HeldBlock>, Miss> {
+        let mut window = Vec::new();
+        loop {
+            self.look_ahead();
+            let Some(Ahead { ask, coming }) = self.ahead.pop_front() else { break };
+            let ask = if window.is_empty() { ask } else { self.without_waiting(ask) };
+            if !window.is_empty() && !matches!(ask, Ask::Ready(_)) {
+                self.ahead.push_front(Ahead { ask, coming });
+                break;
+            }
+            self.coming_bytes -= coming;
+            let block = self.blocks[self.cursor];
+            match settle(&self.shared, block.block, ask).await {
+                Ok(pin) => window.push(held(block, pin, coming > 0)),
+                Err(miss) => {
+                    // What was asked for behind it is let go of; flights go on.
+                    self.ahead.clear();
+                    self.coming_bytes = 0;
+                    return Err(miss);
+                }
+            }
+            self.cursor += 1;
+        }
+        let meter = &self.shared.meter;
+        meter.acquired_blocks.add(window.len() as u64);
+        meter.acquired_bytes.add(window.iter().map(|block| u64::from(block.known.length)).sum());
+        Ok(window)
+    }
+
+    /// The hold on a block whose flight has landed meanwhile.
+    fn without_waiting(&self, ask: Ask) -> Ask {
+        let Ask::Wait(mut landing) = ask else { return ask };
+        match landing.try_recv() {
+            Ok(None) => Ask::Wait(landing),
+            Ok(Some(Err(miss))) => Ask::Miss(miss),
+            // A flight that vanished leaves the block where it was.
+            Ok(Some(Ok(()))) | Err(_) => {
+                let mut legs = Vec::new();
+                let again = self.shared.ask(&mut self.shared.lock(), self.blocks[self.cursor].block, &mut legs);
+                self.shared.start_flight(legs);
+                again
+            }
+        }
+    }
+
+    /// Asks for what comes next, up to a bound of bytes that are on their way.
+    fn look_ahead(&mut self) {
+        let asked = self.cursor + self.ahead.len();
+        let bytes_max = self.shared.settings.read_ahead_bytes;
+        let ended = self.ahead.back().is_some_and(|last| matches!(last.ask, Ask::Miss(_)));
+        if asked == self.blocks.len() || ended || self.coming_bytes > bytes_max / 2 {
+            return;
+        }
+        let shared = Arc::clone(&self.shared);
+        let mut legs = Vec::new();
+        let mut core = shared.lock();
+        for known in &self.blocks[asked..] {
+            let bytes = u64::from(known.length);
+            if self.coming_bytes > 0 && self.coming_bytes + bytes > bytes_max {
+                break;
+            }
+            let ask = shared.ask(&mut core, known.block, &mut legs);
+            let is_throttled = matches!(&ask, Ask::Miss(miss) if miss.reason == MissReason::Throttled);
+            // Room may be short only because of what was asked for before: it comes back when that is let go of.
+            if is_throttled && !self.ahead.is_empty() {
+                break;
+            }
+            let coming = if matches!(ask, Ask::Wait(_)) { bytes } else { 0 };
+            let is_miss = matches!(ask, Ask::Miss(_));
+            self.coming_bytes += coming;
+            self.ahead.push_back(Ahead { ask, coming });
+            if is_miss {
+                break;
+            }
+        }
+        shared.write_back_admitted(&mut core);
+        drop(core);
+        while !legs.is_empty() {
+            let rest = legs.split_off(legs.len().min(FLIGHT_COUNT));
+            shared.start_flight(std::mem::replace(&mut legs, rest));
+        }
+    }
+}
+
+fn held(block: KnownBlock, pin: HostPin, staged: bool) -> HeldBlock {
+    let copy = pin.copy();
+    let known = KnownBlock { length: copy.length, crc: copy.crc, ..block };
+    HeldBlock { known, slot: copy.slot, staged, _pin: pin }
 }

@@ -30,11 +30,11 @@ pub(crate) struct LoadFlights {
 /// One load of a flight.
 #[derive(Debug)]
 pub(crate) struct Leg {
-    index: BlockIndex,
-    block: BlockId,
+    pub(super) index: BlockIndex,
+    pub(super) block: BlockId,
     from: Slot,
-    into: Slot,
-    expect: Expect,
+    pub(super) into: Slot,
+    pub(super) expect: Expect,
 }
 
 /// What asking for a block in host memory leads to.
@@ -78,7 +78,7 @@ impl LoadFlights {
         receiver
     }
 
-    fn land(&mut self, block: BlockId, landing: Landing) {
+    pub(super) fn land(&mut self, block: BlockId, landing: Landing) {
         for waiter in self.waiters.remove(&block).unwrap_or_default() {
             // Nobody may wait any more: the block is up all the same.
             waiter.send(landing).ok();
@@ -116,7 +116,10 @@ impl Shared {
         self.ports.spawn.spawn("load", Box::pin(async move { shared.fly(legs).await }));
     }
 
-    async fn fly(self: Arc<Self>, legs: Vec<Leg>) {
+    pub(super) async fn fly_from_nvme(&self, legs: Vec<Leg>) {
+        if legs.is_empty() {
+            return;
+        }
         let started = self.now();
         let tier = self.ports.nvme.as_ref().expect("nothing is resident on NVMe without an NVMe tier");
         let loads = legs.iter().map(|leg| Load { from: leg.from, into: leg.into, expect: leg.expect }).collect();
@@ -127,11 +130,16 @@ impl Shared {
             legs.iter().zip(&outcomes).map(|(leg, outcome)| self.key_of(leg, outcome)).collect();
         let mut core = self.lock();
         for ((leg, outcome), key) in legs.iter().zip(&outcomes).zip(keys) {
+            match outcome {
+                LoadOutcome::Verified => self.meter.nvme.loads.add(1),
+                LoadOutcome::Corrupt(_) => self.meter.nvme.corrupt.add(1),
+                LoadOutcome::Failed(_) => self.meter.nvme.load_failures.add(1),
+            }
             self.land(&mut core, leg, outcome, key);
         }
     }
 
-    fn land(&self, core: &mut Core, leg: &Leg, outcome: &LoadOutcome, key: Option<Key>) {
+    pub(super) fn land(&self, core: &mut Core, leg: &Leg, outcome: &LoadOutcome, key: Option<Key>) {
         let now = self.now();
         let done = core.catalog.finish_load(now, leg.index, outcome, key);
         self.journal(core, done.records);
@@ -140,24 +148,15 @@ impl Shared {
             self.journal(core, records);
         }
         let landing = match outcome {
-            LoadOutcome::Verified => {
-                self.meter.nvme.loads.add(1);
-                Ok(())
-            }
-            LoadOutcome::Corrupt(_) => {
-                self.meter.nvme.corrupt.add(1);
-                Err(core.catalog.miss(now, leg.block))
-            }
-            LoadOutcome::Failed(_) => {
-                self.meter.nvme.load_failures.add(1);
-                Err(Miss { reason: MissReason::TierDown, age: None, tier: Some(TierKind::Nvme) })
-            }
+            LoadOutcome::Verified => Ok(()),
+            LoadOutcome::Corrupt(_) => Err(core.catalog.miss(now, leg.block)),
+            LoadOutcome::Failed(_) => Err(Miss { reason: MissReason::TierDown, age: None, tier: Some(TierKind::Nvme) }),
         };
         core.loads.land(leg.block, landing);
     }
 
     /// The engine's key of a block that has just been loaded, from its verified header.
-    fn key_of(&self, leg: &Leg, outcome: &LoadOutcome) -> Option<Key> {
+    pub(super) fn key_of(&self, leg: &Leg, outcome: &LoadOutcome) -> Option<Key> {
         if *outcome != LoadOutcome::Verified {
             return None;
         }

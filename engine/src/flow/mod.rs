@@ -2,10 +2,11 @@
 //!
 //! One mutex holds the core. It is never held across an `await`, and records are appended to the journal while it is
 //! held, so that the order of the log is the order of decisions. Reading order: [`ask`], [`put`], [`store`], [`find`],
-//! [`get`], [`load`], [`acquire`], [`hold`], [`recover`], [`events`], [`external`].
+//! [`get`], [`load`], [`acquire`], [`hold`], [`annex`], [`recover`], [`events`], [`external`].
 
 pub mod acquire;
 pub mod alarm;
+pub mod annex;
 pub mod ask;
 mod core_guard;
 mod drain;
@@ -36,6 +37,7 @@ use std::time::Duration;
 
 use futures::channel::oneshot;
 use futures::future::select;
+use kvtier_identity::BlockId;
 
 use crate::catalog::{Catalog, CatalogSettings, HOST_DOMAIN_COUNT_MAX};
 use crate::port::{AppendRefused, Moment, Position, Record};
@@ -62,6 +64,7 @@ pub(crate) struct Shared {
     filled: Mutex<Vec<oneshot::Sender<()>>>,
     applied: Mutex<Vec<(u64, oneshot::Sender<()>)>>,
     stopped: AtomicBool,
+    annex: annex::AnnexSlot,
     /// The epoch of the log the engine started in.
     epoch_first: u64,
 }
@@ -73,6 +76,8 @@ pub(crate) struct Core {
     loads: load::LoadFlights,
     stores: store::StoreQueue,
     engines: external::EngineTable,
+    /// Blocks the annex is to be told of.
+    gone: Vec<BlockId>,
     /// RAM is not complete yet: the index may know blocks that the catalog does not.
     filling: bool,
     draining: bool,
@@ -103,6 +108,7 @@ impl Engine {
             loads: load::LoadFlights::default(),
             stores: store::StoreQueue::new(epoch),
             engines: external::EngineTable::default(),
+            gone: Vec::new(),
             filling: false,
             draining: false,
         };
@@ -118,6 +124,7 @@ impl Engine {
             applied: Mutex::default(),
             epoch_first: epoch,
             stopped: AtomicBool::new(false),
+            annex: annex::AnnexSlot::new(),
         });
         let engine = Self { shared };
         engine.recover().await?;
@@ -156,7 +163,7 @@ fn check_domains(settings: &EngineSettings, arena_count: usize) -> Result<(), En
 impl Shared {
     pub(crate) fn lock(&self) -> CoreGuard<'_> {
         let core = self.core.lock().expect("a panic in the core is a bug, and going on would hide it");
-        CoreGuard::new(core, &*self.ports.memory)
+        CoreGuard::new(core, &*self.ports.memory, &self.annex)
     }
 
     pub(crate) fn now(&self) -> Moment {
@@ -177,6 +184,9 @@ impl Shared {
 
     /// The same, when the caller has to know.
     pub(crate) fn append(&self, core: &mut Core, records: Vec<Record>) -> Result<Position, AppendRefused> {
+        if self.annex.get().is_some() {
+            core.note_gone(&records);
+        }
         let needed = records.iter().any(gap::is_needed);
         let appended = self.ports.journal.append(records);
         if needed {

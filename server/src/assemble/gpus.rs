@@ -13,6 +13,7 @@ use kvtier_engine::port::TierError;
 use kvtier_hbm::chain::{BlockPlace, ChainBlock, ChainMove, ImportError, MoveError, MoveProgress, MoveRefused, PartOf};
 use kvtier_hbm::gpu::{GpuError, IPC_HANDLE_BYTES, IpcHandle};
 use kvtier_hbm::layout::{Direction, KvLayout, Surface};
+use kvtier_hbm::pool::Promotion;
 use kvtier_hbm::{HbmTier, HotPool, WorkerMemory};
 use kvtier_identity::BlockId;
 use kvtier_proto::v1;
@@ -169,16 +170,31 @@ impl KvMemory for Lent {
         self.pool.as_ref().is_some_and(|pool| pool.wants(block))
     }
 
-    fn promote(&self, header: SlotHeader, space: u32, from: Slot, keep: Box<dyn Any + Send>) {
-        if let (Some(pool), Ok(gpu)) = (&self.pool, u8::try_from(self.gpu)) {
-            // It goes on by itself; what becomes of it is counted.
-            drop(pool.promote(gpu, header, space, from, keep));
+    fn promote(
+        &self,
+        header: SlotHeader,
+        space: u32,
+        from: Slot,
+        keep: Box<dyn Any + Send>,
+    ) -> BoxFuture<'static, bool> {
+        match (&self.pool, u8::try_from(self.gpu)) {
+            (Some(pool), Ok(gpu)) => {
+                let promoted = pool.promote(gpu, header, space, from, keep);
+                Box::pin(promoted.map(|promotion| !matches!(promotion, Promotion::Corrupt(_))))
+            }
+            _ => Box::pin(std::future::ready(true)),
         }
     }
 
     fn forget_hot(&self, block: BlockId) {
         if let Some(pool) = &self.pool {
             pool.forget(block);
+        }
+    }
+
+    fn forget_corrupt(&self, known: &KnownBlock) {
+        if let Some(pool) = &self.pool {
+            pool.forget_corrupt(known.block, known.crc);
         }
     }
 

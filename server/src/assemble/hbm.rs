@@ -14,6 +14,7 @@ use kvtier_hbm::{Drive, HbmSettings, HbmTier, HotPool, PoolSize};
 use kvtier_host::Arenas;
 
 use super::gpus::NodeGpus;
+use super::pools::Pools;
 use crate::config::{Config, GpuDevice, HbmPool};
 use crate::local::gpu::Gpus;
 use crate::service::{HbmLook, HbmSight};
@@ -32,14 +33,24 @@ pub(super) struct Found {
     pub(super) pool: Option<Arc<HotPool>>,
 }
 
-/// Begins to open the tier: how it is shown, unless it is off, and how workers reach it.
+/// What comes of the settings.
+pub(super) struct Hbm {
+    /// How it is shown; none: it is off.
+    pub(super) look: Option<HbmLook>,
+    /// How workers reach it.
+    pub(super) gpus: Arc<dyn Gpus>,
+    /// How the engine reaches its pools, and they it.
+    pub(super) pools: Pools,
+}
+
+/// Begins to open the tier.
 pub(super) fn open(
     config: &Config,
     arenas: &Arc<Arenas>,
     memory: &Arc<dyn Memory>,
     clock: &Arc<dyn Clock>,
     spawn: &Arc<dyn Spawn>,
-) -> (Option<HbmLook>, Arc<dyn Gpus>) {
+) -> Hbm {
     let pool = match config.hbm.pool() {
         // A pool that cannot be read is refused when the settings are checked.
         Ok(HbmPool::Off) | Err(_) => PoolSize::Off,
@@ -48,8 +59,9 @@ pub(super) fn open(
     };
     let opened: Arc<OnceLock<Opened>> = Arc::default();
     let gpus = Arc::new(NodeGpus::new(config.hbm.workers, Arc::clone(&opened)));
+    let pools = Pools::new(&opened);
     if pool == PoolSize::Off && !config.hbm.workers {
-        return (None, gpus);
+        return Hbm { look: None, gpus, pools };
     }
     let settings = HbmSettings {
         pool,
@@ -61,10 +73,10 @@ pub(super) fn open(
     let (policy, pin_bytes_max) = (super::policy_of(config), config.limits.pin_quota_bytes);
     let (clock, spawn) = (Arc::clone(clock), Arc::clone(spawn));
     let (arenas, memory) = (Arc::clone(arenas), Arc::clone(memory));
-    let slot = Arc::clone(&opened);
+    let (slot, listener) = (Arc::clone(&opened), pools.listener());
     let begin = move || {
         let tier = find(device).and_then(|gpus| open_now(&settings, gpus, &arenas, memory)).map(|tier| {
-            let pool = HotPool::new(tier.clone(), clock, spawn, policy, pin_bytes_max);
+            let pool = HotPool::new(tier.clone(), clock, spawn, policy, pin_bytes_max, listener);
             Found { tier, pool }
         });
         match &tier {
@@ -77,7 +89,7 @@ pub(super) fn open(
     if let Err(error) = std::thread::Builder::new().name("hbm-open".into()).spawn(begin) {
         opened.set(Err(format!("no thread to open it: {error}"))).ok();
     }
-    (Some(Arc::new(move || sight(opened.get()))), gpus)
+    Hbm { look: Some(Arc::new(move || sight(opened.get()))), gpus, pools }
 }
 
 /// The GPUs of this machine, or one that is none.

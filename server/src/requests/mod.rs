@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!   Lookup, Acquire {request: "chat-17"} ─► answered ─► note: asked 40, host 12, nvme 20, ended by: evicted 12 s ago
+//!   Load, Save {request: "chat-17"} ──────────────────► note: asked 40, GPU pool 8, host 12, nvme 20
 //!   Report {request: "chat-17"} ──────────────────────► note: declined, "fetch 90 ms, recompute 60 ms"
 //!   Why {tenant, request: "chat-17"} ◄──────────────── both, oldest first
 //! ```
@@ -21,6 +22,7 @@ use kvtier_engine::place::TierKind;
 use kvtier_engine::port::Clock;
 use kvtier_identity::SpaceDigest;
 use kvtier_proto::v1;
+use tonic::Status;
 use v1::request_note::What;
 
 use crate::service::answer::{self, BadField};
@@ -69,7 +71,10 @@ impl RequestLog {
     /// Notes what a request was answered, or what its client made of that.
     pub(crate) fn note(&self, tenant: &str, request: &str, what: What) {
         let text = match &what {
-            What::Inquiry(inquiry) => inquiry.failure.len() + inquiry.miss.as_ref().map_or(0, |miss| miss.detail.len()),
+            What::Inquiry(inquiry) => {
+                let detail = inquiry.miss.as_ref().map_or(0, |miss| miss.detail.len());
+                inquiry.failure.len() + inquiry.refusal.len() + detail
+            }
             What::Outcome(outcome) => outcome.detail.len(),
         };
         let bytes = NOTE_BYTES + request.len() + text;
@@ -195,6 +200,46 @@ pub(crate) fn acquired(space: SpaceDigest, asked: usize, acquired: &Result<Acqui
             inquiry.miss = acquired.miss.as_ref().map(answer::miss);
         }
         Err(error) => inquiry.failure = error.to_string(),
+    }
+    What::Inquiry(inquiry)
+}
+
+/// The note of a load into a worker's GPU memory; `staged` blocks were on NVMe.
+pub(crate) fn loaded(space: SpaceDigest, asked: usize, staged: u32, answer: &Result<v1::LoadResponse, Status>) -> What {
+    let mut inquiry = inquiry("load", space, asked);
+    match answer {
+        Ok(answer) => {
+            inquiry.pool_blocks = answer.from_pool;
+            inquiry.nvme_blocks = staged;
+            inquiry.host_blocks = answer.blocks.saturating_sub(answer.from_pool + staged);
+            inquiry.answered_blocks = answer.blocks;
+            inquiry.miss = answer.miss.clone();
+            inquiry.failure = answer.detail.clone();
+        }
+        Err(status) => inquiry.failure = status.message().to_owned(),
+    }
+    What::Inquiry(inquiry)
+}
+
+/// The note of a save from a worker's GPU memory.
+pub(crate) fn saved(space: SpaceDigest, asked: usize, answer: &Result<v1::SaveResponse, Status>) -> What {
+    use v1::CommitOutcome as Outcome;
+    let mut inquiry = inquiry("save", space, asked);
+    match answer {
+        Ok(answer) if !answer.detail.is_empty() => inquiry.failure = answer.detail.clone(),
+        Ok(answer) => {
+            let count =
+                |wanted: &[Outcome]| answer.outcomes().filter(|outcome| wanted.contains(outcome)).count() as u32;
+            inquiry.existing_blocks = count(&[Outcome::Duplicate]);
+            inquiry.answered_blocks = match answer.outcomes.is_empty() {
+                true => inquiry.asked_blocks,
+                false => count(&[Outcome::Stored, Outcome::PartAccepted]),
+            };
+            if let Some(first) = answer.refusals.first() {
+                inquiry.refusal = format!("block {}: {}", first.index + 1, first.detail);
+            }
+        }
+        Err(status) => inquiry.failure = status.message().to_owned(),
     }
     What::Inquiry(inquiry)
 }

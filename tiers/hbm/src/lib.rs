@@ -41,6 +41,7 @@ pub mod cuda;
 mod device;
 pub mod gpu;
 pub mod layout;
+mod news;
 pub mod pool;
 mod queue;
 pub mod settings;

@@ -13,6 +13,8 @@
 //! wish      blocks to be promoted when they are seen next, and pinned then until the deadline
 //! ```
 //!
+//! Whoever made the pool hears of every block that comes and goes, and of a GPU that is lost with all of its.
+//!
 //! Whoever asks says which length and checksum the engine knows a block by; a copy with others is a miss (INV-1), so a
 //! block that was deleted and put again with other bytes is never found here, even before [`HotPool::forget`] is called.
 //!
@@ -29,6 +31,7 @@ use kvtier_engine::catalog::plan::{
     BlockIndex, Decline, LoadPlan, PartClaim, PartOutcome, PutPlan, Reserve, TierCount,
 };
 use kvtier_engine::catalog::{Catalog, CatalogSettings, HOST_DOMAIN_COUNT_MAX};
+use kvtier_engine::flow::annex::Fetched;
 use kvtier_engine::header::SlotHeader;
 use kvtier_engine::place::Slot;
 use kvtier_engine::policy::{AdmissionKind, PolicyKind};
@@ -39,6 +42,8 @@ use kvtier_identity::BlockId;
 pub use kvtier_engine::catalog::plan::PinError;
 
 pub use crate::chain::Keep;
+use crate::news::Teller;
+pub use crate::news::{Listener, PoolNews};
 use crate::tier::HbmTier;
 
 /// Stores never overlap in a slot, and nothing survives a restart: one generation does for all.
@@ -77,6 +82,7 @@ pub struct HotPool {
     catalog: Arc<Mutex<Catalog>>,
     pin_bytes_max: u64,
     warmth: Mutex<Warmth>,
+    teller: Teller,
     hits: AtomicU64,
     stores: AtomicU64,
 }
@@ -115,13 +121,15 @@ fn lock(catalog: &Mutex<Catalog>) -> MutexGuard<'_, Catalog> {
 }
 
 impl HotPool {
-    /// An empty pool; `None` when no GPU of the tier has room. `pin_bytes_max` bounds what a space may pin.
+    /// An empty pool; `None` when no GPU of the tier has room. `pin_bytes_max` bounds what a space may pin. `listener` hears
+    /// of every block that comes and goes.
     pub fn new(
         tier: HbmTier,
         clock: Arc<dyn Clock>,
         spawn: Arc<dyn Spawn>,
         policy: PolicyKind,
         pin_bytes_max: u64,
+        listener: Listener,
     ) -> Option<Arc<Self>> {
         let geometry = tier.geometry();
         if geometry.iter().all(|pool| pool.bytes == 0) || geometry.len() > HOST_DOMAIN_COUNT_MAX {
@@ -141,7 +149,18 @@ impl HotPool {
         let catalog = Arc::new(Mutex::new(Catalog::new(settings)));
         let warmth = Mutex::new(Warmth { seen: vec![0; SEEN_MAX].into(), wishes: BTreeMap::new() });
         let (hits, stores) = Default::default();
-        Some(Arc::new(Self { tier, clock, spawn, catalog, pin_bytes_max, warmth, hits, stores }))
+        let (gpus, teller) = (tier.device_count() as u16, Teller::new(listener));
+        let pool = Arc::new(Self { tier, clock, spawn, catalog, pin_bytes_max, warmth, teller, hits, stores });
+        for gpu in 0..gpus {
+            let own = Arc::downgrade(&pool);
+            let lose = move |cause: &str| {
+                if let (Some(pool), Ok(gpu)) = (own.upgrade(), u8::try_from(gpu)) {
+                    pool.lose(gpu, cause);
+                }
+            };
+            pool.tier.on_lost(gpu, Box::new(lose));
+        }
+        Some(pool)
     }
 
     /// Copies a block to a GPU's pool, making room by evicting colder ones. Goes on when the future is dropped: the slot
@@ -165,8 +184,17 @@ impl HotPool {
             part: 0,
             deadline: now.after(PROMOTION_PATIENCE),
         };
-        let refused = match self.catalog().reserve(now, plan) {
-            Reserve::Write(claim) => return self.upload(claim, header, from, keep),
+        let reserved = {
+            let mut catalog = self.catalog();
+            let reserved = catalog.reserve(now, plan);
+            if let Reserve::Write(claim) = &reserved {
+                self.teller.note_removed(&claim.records);
+            }
+            reserved
+        };
+        self.teller.tell();
+        let refused = match reserved {
+            Reserve::Write(claim) => return self.upload(device, claim, header, from, keep),
             Reserve::Duplicate | Reserve::PartTaken => Promotion::Duplicate,
             Reserve::Declined(why) => Promotion::Declined(why),
             Reserve::Disagrees(_) => Promotion::Declined(Decline::UnderWay),
@@ -174,7 +202,14 @@ impl HotPool {
         Box::pin(ready(refused))
     }
 
-    fn upload(self: &Arc<Self>, claim: PartClaim, header: SlotHeader, from: Slot, keep: Keep) -> BoxFuture<Promotion> {
+    fn upload(
+        self: &Arc<Self>,
+        gpu: u8,
+        claim: PartClaim,
+        header: SlotHeader,
+        from: Slot,
+        keep: Keep,
+    ) -> BoxFuture<Promotion> {
         let header = SlotHeader { generation: GENERATION, ..header };
         let (crc, header_block) = (header.crc, header.block);
         let stored = self.tier.store_keeping(Store { from, to: claim.slot, header }, keep);
@@ -184,9 +219,23 @@ impl HotPool {
             let written = outcome == Some(StoreOutcome::Written);
             let one_part = |_, _, _| unreachable!("a block here has one part");
             let now = pool.clock.now();
-            let finished = pool.catalog().finish_part(now, &claim, written.then_some(crc), one_part);
+            let visible = {
+                let mut catalog = pool.catalog();
+                match catalog.finish_part(now, &claim, written.then_some(crc), one_part) {
+                    PartOutcome::Visible { record, .. } => {
+                        pool.teller.note_stored(gpu, record);
+                        true
+                    }
+                    PartOutcome::Incomplete | PartOutcome::GivenUp => false,
+                }
+            };
+            pool.teller.tell();
+            if let Some(cause) = pool.tier.lost(gpu.into()) {
+                // It may have come behind the others' end.
+                pool.lose(gpu, &cause);
+            }
             match outcome {
-                Some(StoreOutcome::Written) if matches!(finished, PartOutcome::Visible { .. }) => {
+                Some(StoreOutcome::Written) if visible => {
                     pool.stores.fetch_add(1, Ordering::Relaxed);
                     pool.grant(header_block);
                     Promotion::Stored
@@ -210,12 +259,14 @@ impl HotPool {
             let LoadPlan::Resident(copy) = catalog.begin_load_block(now, *block) else { break };
             if (copy.length, copy.crc) != (*length, *crc) {
                 let _ = catalog.unhold(copy.index);
-                let _ = catalog.delete(now, *block);
+                self.teller.note_removed(&catalog.delete(now, *block).unwrap_or_default());
                 break;
             }
             let expect = Expect { block: *block, length: *length, crc: *crc, generation: GENERATION };
             held.push(Hold { catalog: Arc::clone(&self.catalog), index: copy.index, slot: copy.slot, expect });
         }
+        drop(catalog);
+        self.teller.tell();
         self.hits.fetch_add(held.len() as u64, Ordering::Relaxed);
         held
     }
@@ -288,10 +339,26 @@ impl HotPool {
         self.run("hbm demote", async move {
             let outcome = loaded.await.pop().unwrap_or(LoadOutcome::Failed(TierError::Closed));
             if matches!(outcome, LoadOutcome::Corrupt(_)) {
-                pool.forget(expect.block);
+                pool.forget_corrupt(expect.block, expect.crc);
             }
             outcome
         })
+    }
+
+    /// Copies a block into a host slot, if it is here with these bytes, and verifies it there. Goes on when the future is
+    /// dropped.
+    pub fn fetch(self: &Arc<Self>, expect: &Expect, into: Slot) -> Option<BoxFuture<Fetched>> {
+        let held = self.hold(&[(expect.block, expect.length, expect.crc)]).pop()?;
+        let written = Arc::new(());
+        let writes = Arc::downgrade(&written);
+        let demoted = self.demote(held, into, Box::new(written));
+        Some(Box::pin(async move {
+            match demoted.await {
+                LoadOutcome::Verified => Fetched::Verified,
+                _ if writes.strong_count() == 0 => Fetched::Not,
+                _ => Fetched::Stuck,
+            }
+        }))
     }
 
     /// Runs something to its end, whoever goes away, and tells who is still there.
@@ -329,9 +396,39 @@ impl HotPool {
         self.catalog().unpin(space, name).is_some()
     }
 
-    /// The engine has removed the block: nobody finds it here any more.
+    /// The engine has removed the block: nobody finds it here any more, and its slot is free when nobody holds it.
     pub fn forget(&self, block: BlockId) {
-        let _ = self.catalog().delete(self.clock.now(), block);
+        self.forget_all(&[block]);
+    }
+
+    /// The same for many.
+    pub fn forget_all(&self, blocks: &[BlockId]) {
+        let now = self.clock.now();
+        let mut catalog = self.catalog();
+        for block in blocks {
+            self.teller.note_removed(&catalog.delete(now, *block).unwrap_or_default());
+        }
+        drop(catalog);
+        self.teller.tell();
+    }
+
+    /// A copy that is known by this checksum does not verify: nobody finds it any more, and it is counted.
+    pub fn forget_corrupt(&self, block: BlockId, crc: u32) {
+        let mut catalog = self.catalog();
+        self.teller.note_removed(&catalog.condemn_host(self.clock.now(), block, crc));
+        drop(catalog);
+        self.teller.tell();
+    }
+
+    /// A GPU is lost with its pool.
+    fn lose(&self, gpu: u8, cause: &str) {
+        let now = self.clock.now();
+        let mut catalog = self.catalog();
+        for block in self.teller.note_lost(gpu, cause) {
+            let _ = catalog.delete(now, block);
+        }
+        drop(catalog);
+        self.teller.tell();
     }
 
     /// What all pools hold.

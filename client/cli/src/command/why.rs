@@ -112,8 +112,12 @@ fn describe_inquiry(inquiry: &wire::Inquiry, names: &Names) -> String {
     if !inquiry.failure.is_empty() {
         return format!("{asked} failed: {}", inquiry.failure);
     }
-    let found = inquiry.host_blocks + inquiry.nvme_blocks;
-    let tiers = [("host memory", inquiry.host_blocks), ("nvme", inquiry.nvme_blocks)];
+    if inquiry.call == "save" {
+        return format!("{asked}: {}", describe_save(inquiry));
+    }
+    let found = inquiry.pool_blocks + inquiry.host_blocks + inquiry.nvme_blocks;
+    let tiers =
+        [("GPU memory", inquiry.pool_blocks), ("host memory", inquiry.host_blocks), ("nvme", inquiry.nvme_blocks)];
     let tiers = tiers.iter().filter(|(_, blocks)| *blocks > 0);
     let tiers: Vec<String> =
         tiers.map(|(tier, blocks)| format!("{} in {tier}", show_count((*blocks).into()))).collect();
@@ -135,6 +139,17 @@ fn describe_inquiry(inquiry: &wire::Inquiry, names: &Names) -> String {
     text
 }
 
+fn describe_save(inquiry: &wire::Inquiry) -> String {
+    let mut text = format!("{} stored", show_count(inquiry.answered_blocks.into()));
+    if inquiry.existing_blocks > 0 {
+        text.push_str(&format!(", {} were there", show_count(inquiry.existing_blocks.into())));
+    }
+    if !inquiry.refusal.is_empty() {
+        text.push_str(&format!("; not stored: {}", inquiry.refusal));
+    }
+    text
+}
+
 fn describe_outcome(outcome: &wire::RequestOutcome) -> String {
     let blocks = show_counted(outcome.blocks.into(), "block");
     let detail = if outcome.detail.is_empty() { String::new() } else { format!(": {}", outcome.detail) };
@@ -152,7 +167,7 @@ fn advice_on_inquiry(inquiry: &wire::Inquiry) -> Option<&'static str> {
     }
     let reason = inquiry.miss.as_ref()?.reason();
     Some(match reason {
-        MissReason::NeverStored if inquiry.host_blocks + inquiry.nvme_blocks > 0 => {
+        MissReason::NeverStored if inquiry.answered_blocks > 0 || inquiry.host_blocks + inquiry.nvme_blocks > 0 => {
             "nothing: the prompt differs from what was stored from that block on"
         }
         MissReason::NeverStored => {
@@ -192,9 +207,12 @@ fn as_json(request: &str, answer: &Answer, names: &Names) -> Value {
             "asked_blocks": inquiry.asked_blocks,
             "host_blocks": inquiry.host_blocks,
             "nvme_blocks": inquiry.nvme_blocks,
+            "pool_blocks": inquiry.pool_blocks,
             "loading_blocks": inquiry.loading_blocks,
             "answered_blocks": inquiry.answered_blocks,
             "miss": inquiry.miss.as_ref().map(miss_json),
+            "existing_blocks": inquiry.existing_blocks,
+            "refusal": (!inquiry.refusal.is_empty()).then_some(&inquiry.refusal),
             "failure": (!inquiry.failure.is_empty()).then_some(&inquiry.failure),
         }),
         Some(What::Outcome(outcome)) => json!({
@@ -248,6 +266,21 @@ request cmpl-1 of tenant acme
   11.8 s ago: the engine declined 32 blocks: fetch 90 ms, recompute 60 ms
 what to do: nothing, if recomputing was faster; the detail has the figures it was decided on";
         assert_eq!(describe("cmpl-1", &answer, &names), expected);
+    }
+
+    #[test]
+    fn loads_and_saves_of_gpu_memory_are_told() {
+        let call =
+            |call: &str| wire::Inquiry { call: call.into(), space: vec![7; 32], asked_blocks: 8, ..Default::default() };
+        let names = told().1;
+        let load = wire::Inquiry { pool_blocks: 1, host_blocks: 2, nvme_blocks: 3, answered_blocks: 6, ..call("load") };
+        let expected = "load of 8 blocks in space qwen: 6 there (1 in GPU memory, 2 in host memory, 3 in nvme); nothing was missing";
+        assert_eq!(describe_inquiry(&load, &names), expected);
+        let refusal = "block 8: the host tier is full".to_owned();
+        let save = wire::Inquiry { answered_blocks: 6, existing_blocks: 1, refusal, ..call("save") };
+        let expected =
+            "save of 8 blocks in space qwen: 6 stored, 1 were there; not stored: block 8: the host tier is full";
+        assert_eq!(describe_inquiry(&save, &names), expected);
     }
 
     #[test]

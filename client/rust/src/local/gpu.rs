@@ -16,7 +16,7 @@ use super::client::{LocalClient, Shared, decoded};
 use super::slots::{self, Committed};
 use crate::call::Call;
 use crate::lookup::check_key;
-use crate::{ClientError, Durability, SpaceDigest, wire};
+use crate::{ClientError, Durability, SpaceDigest, why, wire};
 
 const IMPORT: Call = Call::changing("import GPU memory");
 const RELEASE: Call = Call::changing("release GPU memory");
@@ -61,6 +61,8 @@ pub struct LoadChain<'a, K> {
     pub layer_ends: &'a [u32],
     /// Verify host copies before they are uploaded.
     pub verify: bool,
+    /// Name of the request it is for, for `kvtier why`.
+    pub request: Option<&'a str>,
 }
 
 /// A chain to be saved.
@@ -78,19 +80,21 @@ pub struct SaveChain<'a, K> {
     pub part: u32,
     /// When it is answered.
     pub durability: Durability,
+    /// Name of the request it is for, for `kvtier why`.
+    pub request: Option<&'a str>,
 }
 
 impl<'a, K> LoadChain<'a, K> {
     /// A whole chain, verified, all layers at once.
     pub fn new(space: SpaceDigest, keys: &'a [K], blocks: &'a [u64]) -> Self {
-        Self { space, keys, blocks, part: 0, layer_ends: &[], verify: true }
+        Self { space, keys, blocks, part: 0, layer_ends: &[], verify: true, request: None }
     }
 }
 
 impl<'a, K> SaveChain<'a, K> {
     /// Blocks of one part, volatile, from the beginning of a chain.
     pub fn new(space: SpaceDigest, keys: &'a [K], blocks: &'a [u64]) -> Self {
-        Self { space, keys, blocks, parent: None, part: 0, durability: Durability::Volatile }
+        Self { space, keys, blocks, parent: None, part: 0, durability: Durability::Volatile, request: None }
     }
 }
 
@@ -178,7 +182,8 @@ impl GpuMemory {
         self.lent.layers
     }
 
-    /// Brings the longest resident prefix of a chain up and begins to load it: answered when the bytes are on their way.
+    /// Loads the longest resident prefix of a chain: what is in memory at once, what is on NVMe as it comes up. Answered when
+    /// the last block is on its way.
     pub fn load<K: AsRef<[u8]>>(&self, wanted: &LoadChain<'_, K>) -> Result<Loading, ClientError> {
         let (keys, key_bytes, key_lengths) = pack(wanted.keys)?;
         let request = wire::LoadRequest {
@@ -191,6 +196,7 @@ impl GpuMemory {
             part: wanted.part,
             layer_ends: wanted.layer_ends.to_vec(),
             unverified: !wanted.verify,
+            request: why::name(wanted.request)?,
         };
         let message = self.lent.ask(LOAD, Method::Load, &request, self.lent.shared.options.wait_timeout)?;
         let answer: wire::LoadResponse = decoded(LOAD, &message)?;
@@ -222,6 +228,7 @@ impl GpuMemory {
             part: wanted.part,
             blocks: wanted.blocks.to_vec(),
             durability: wanted.durability.into(),
+            request: why::name(wanted.request)?,
         };
         let message = self.lent.ask(SAVE, Method::Save, &request, self.lent.shared.options.wait_timeout)?;
         let wire::SaveResponse { outcomes, crc32, refusals, outcome, detail } = decoded(SAVE, &message)?;

@@ -1,27 +1,69 @@
-//! Loading a chain into a worker's memory.
+//! Loading a chain into a worker's memory: what is in the pool and in host memory at once, what is on NVMe as it arrives.
+//!
+//! ```text
+//!   NVMe ─► host memory    │ flight 1 │ flight 2 │ flight 3 │
+//!   host memory ─► worker             │ window 1 │ window 2 │ window 3 │
+//! ```
+//!
+//! The answer comes when the last block is in host memory, because only then it is known how long the prefix is. The blocks
+//! before it are on their way, or there. A window that was loaded lets go of its host slots, so that a chain may be longer
+//! than host memory.
 
 use std::any::Any;
 use std::ops::Range;
 use std::sync::Arc;
 
-use kvtier_engine::flow::hold::{HeldBlock, KnownBlock, PartRange, Prospect};
+use kvtier_engine::catalog::plan::{Miss, MissReason};
+use kvtier_engine::flow::hold::{HeldBlock, KnownBlock, PartRange};
 use kvtier_engine::header::SlotHeader;
 use kvtier_identity::{Key, KeyRun};
 use kvtier_proto::v1;
 use tonic::Status;
 
-use super::shelf::Load;
+use super::windows::Windows;
 use super::{
     GpuRefusal, HotBlock, KvBlock, KvMemory, KvMove, KvProgress, KvWay, MOVES_MAX, MoveFailure, TURN_KEYS,
     check_numbers,
 };
 use crate::local::session::Session;
+use crate::requests;
 use crate::service::answer::{self, BadField};
 use crate::service::ask;
 
+/// Why a load does not go on.
+enum Broken {
+    /// The GPU does not take it.
+    Refused(GpuRefusal),
+    /// A block is not what the chain was said to be.
+    Field(BadField),
+}
+
+impl From<GpuRefusal> for Broken {
+    fn from(refusal: GpuRefusal) -> Self {
+        Self::Refused(refusal)
+    }
+}
+
+impl From<BadField> for Broken {
+    fn from(field: BadField) -> Self {
+        Self::Field(field)
+    }
+}
+
 impl Session {
-    /// Brings the longest resident prefix up, holds it, and begins to load it.
+    /// Loads the longest resident prefix; answers when it is known how long that is.
     pub(crate) async fn load(&self, request: v1::LoadRequest) -> Result<v1::LoadResponse, Status> {
+        let Some(name) = requests::name_of(&request.request)? else { return self.load_chain(&request, &mut 0).await };
+        let space = self.space(&request.space)?;
+        let asked = ask::key_run(&request.keys, request.key_bytes, &request.key_lengths)?.len();
+        let mut staged = 0;
+        let answer = self.load_chain(&request, &mut staged).await;
+        self.desk.request_log.note(&self.tenant, name, requests::loaded(space, asked, staged, &answer));
+        answer
+    }
+
+    /// The same; counts the blocks that had to be brought up.
+    async fn load_chain(&self, request: &v1::LoadRequest, staged: &mut u32) -> Result<v1::LoadResponse, Status> {
         let memory = self.shelf.memory(request.memory)?;
         let space = self.space(&request.space)?;
         let keys = ask::key_run(&request.keys, request.key_bytes, &request.key_lengths)?;
@@ -37,116 +79,190 @@ impl Session {
             tokio::task::yield_now().await;
         }
         let prospect = engine.prospect(&space, &keys).await.map_err(answer::status)?;
-        let chain = Chain { memory: &memory, numbers: &request.blocks, part, layers, verify: !request.unverified };
-        let hot = memory.hold_hot(&prospect.blocks);
-        let from_pool = hot.len();
-        let (held, miss) = engine.hold(&prospect.blocks[from_pool..]).await;
-        let count = from_pool + held.len();
-        let miss = miss.or(prospect.miss).as_ref().map(answer::miss);
-        if count == 0 {
-            return Ok(v1::LoadResponse { miss, ..v1::LoadResponse::default() });
-        }
-        chain.check_lengths(&prospect.blocks[..count])?;
-        let mut moves = Vec::with_capacity(2);
-        if let Err(told) = self.begin_load(&chain, &prospect, hot, held, &keys, &mut moves) {
-            // Whoever is refused may use the blocks for something else at once: nothing may still be written there.
-            for begun in moves {
-                begun.wait_end().await.ok();
-            }
-            let (outcome, detail) = told.told()?;
-            return Ok(refused(outcome, detail));
-        }
-        moves.iter().for_each(|progress| self.desk.moves.follow(self, progress));
-        let load = self.desk.next_reservation();
-        self.shelf.put_load(load, Load { moves });
-        let (blocks, from_pool) = (count as u32, from_pool as u32);
-        Ok(v1::LoadResponse { load, blocks, from_pool, miss, ..v1::LoadResponse::default() })
-    }
-
-    /// Begins the moves: what is in the pool, and what is in host memory. After an error those in `moves` are under way.
-    fn begin_load(
-        &self,
-        chain: &Chain<'_>,
-        prospect: &Prospect,
-        hot: Vec<HotBlock>,
-        held: Vec<HeldBlock>,
-        keys: &KeyRun<'_>,
-        moves: &mut Vec<Arc<dyn KvProgress>>,
-    ) -> Result<(), GpuRefusal> {
-        let (known, numbers) = (&prospect.blocks, chain.numbers);
-        let from_pool = hot.len();
-        if from_pool > 0 {
-            let block = |((hot, known), number): ((&HotBlock, &KnownBlock), &u64)| KvBlock {
-                number: *number,
-                slot: hot.slot,
-                crc: Some(known.crc),
-            };
-            let blocks = hot.iter().zip(known).zip(numbers).map(block).collect();
-            let progress = chain.begin(true, blocks, Box::new(hot))?;
-            self.forget_corrupt(chain.memory, &known[..from_pool], &progress);
-            moves.push(progress);
-        }
-        if !held.is_empty() {
-            let block = |(held, number): (&Arc<HeldBlock>, &u64)| KvBlock {
-                number: *number,
-                slot: held.slot,
-                crc: chain.verify.then_some(held.known.crc),
-            };
-            let held: Vec<_> = held.into_iter().map(Arc::new).collect();
-            let blocks = held.iter().zip(&numbers[from_pool..]).map(block).collect();
-            moves.push(chain.begin(false, blocks, Box::new(held.clone()))?);
-            let names = keys.iter().skip(from_pool).map(|key| Key::new(key).expect("a run has only good keys"));
-            self.promote(chain.memory, prospect.space, held.into_iter().zip(names));
-        }
-        Ok(())
-    }
-
-    /// Copies what is used often, or pinned, to the pool of the GPU it was just loaded into.
-    fn promote(&self, memory: &Arc<dyn KvMemory>, space: u32, loaded: impl Iterator<Item = (Arc<HeldBlock>, Key)>) {
-        for (held, key) in loaded {
-            let KnownBlock { block, length, crc, parent } = held.known;
-            if memory.wants(block) {
-                let Some(digest) = self.desk.engine.space_digest(space) else { return };
-                let header = SlotHeader { block, space: digest, key, parent, length, crc, generation: 0 };
-                memory.promote(header, space, held.slot, Box::new(held));
-            }
-        }
-    }
-
-    /// A copy in the pool that does not verify is not found again.
-    fn forget_corrupt(&self, memory: &Arc<dyn KvMemory>, known: &[KnownBlock], progress: &Arc<dyn KvProgress>) {
-        let (memory, end) = (Arc::downgrade(memory), progress.wait_end());
-        let blocks: Vec<_> = known.iter().map(|known| known.block).collect();
-        let watch = async move {
-            if let Err(MoveFailure::Corrupt(at)) = end.await
-                && let Some(memory) = memory.upgrade()
-            {
-                memory.forget_hot(blocks[at]);
-            }
+        let (numbers, verify, space) = (&request.blocks[..], !request.unverified, prospect.space);
+        let mut chain = Chain {
+            session: self,
+            memory,
+            numbers,
+            part,
+            layers,
+            verify,
+            space,
+            staged: 0,
+            windows: Windows::default(),
         };
-        self.desk.spawn.spawn("gpu pool", Box::pin(watch));
+        match chain.load(prospect.blocks, &keys).await {
+            Ok(Loaded { blocks, from_pool, miss }) => {
+                *staged = chain.staged;
+                let miss = miss.or(prospect.miss).as_ref().map(answer::miss);
+                if blocks == 0 {
+                    return Ok(v1::LoadResponse { miss, ..v1::LoadResponse::default() });
+                }
+                let load = self.desk.next_reservation();
+                self.shelf.put_load(load, chain.windows);
+                let (blocks, from_pool) = (blocks as u32, from_pool as u32);
+                Ok(v1::LoadResponse { load, blocks, from_pool, miss, ..v1::LoadResponse::default() })
+            }
+            Err(why) => {
+                // Whoever is refused may use the blocks for something else at once: nothing may still be written there.
+                chain.windows.wait(None).await.ok();
+                match why {
+                    Broken::Field(field) => Err(field.into()),
+                    Broken::Refused(refusal) => {
+                        let (outcome, detail) = refusal.told()?;
+                        Ok(refused(outcome, detail))
+                    }
+                }
+            }
+        }
     }
 }
 
-/// What the moves of a load have in common.
+/// What became of a load.
+struct Loaded {
+    blocks: usize,
+    from_pool: usize,
+    miss: Option<Miss>,
+}
+
+/// A load of a chain.
 struct Chain<'a> {
-    memory: &'a Arc<dyn KvMemory>,
+    session: &'a Session,
+    memory: Arc<dyn KvMemory>,
     numbers: &'a [u64],
     part: PartRange,
     layers: Vec<Range<u32>>,
     verify: bool,
+    space: u32,
+    /// Blocks that had to be brought up.
+    staged: u32,
+    windows: Windows,
 }
 
 impl Chain<'_> {
-    fn begin(
-        &self,
+    /// Begins all of it, window by window. After an error some windows may be under way.
+    async fn load(&mut self, mut known: Vec<KnownBlock>, keys: &KeyRun<'_>) -> Result<Loaded, Broken> {
+        self.check_lengths(&known)?;
+        let hot = self.memory.hold_hot(&known);
+        let from_pool = hot.len();
+        let rest = known.split_off(from_pool);
+        if from_pool > 0 {
+            self.begin_hot(&known, hot).await?;
+        }
+        let mut holding = self.session.desk.engine.hold_chain(rest);
+        let mut at = from_pool;
+        let miss = loop {
+            match holding.next().await {
+                Ok(window) if window.is_empty() => break None,
+                Ok(window) => {
+                    let count = window.len();
+                    self.begin_held(at, window, keys).await?;
+                    at += count;
+                }
+                // What is on its way to the worker comes back into host memory's room.
+                Err(miss) if miss.reason == MissReason::Throttled && self.windows.wait_for_one().await => {}
+                Err(miss) => break Some(miss),
+            }
+        };
+        Ok(Loaded { blocks: at, from_pool, miss })
+    }
+
+    /// Begins the window that is in the pool: the first one.
+    async fn begin_hot(&mut self, known: &[KnownBlock], hot: Vec<HotBlock>) -> Result<(), Broken> {
+        let block = |((hot, known), number): ((&HotBlock, &KnownBlock), &u64)| KvBlock {
+            number: *number,
+            slot: hot.slot,
+            crc: Some(known.crc),
+        };
+        let blocks = hot.iter().zip(known).zip(self.numbers).map(block).collect();
+        let hot = Arc::new(hot);
+        let progress = self.begin(0, true, blocks, || Box::new(Arc::clone(&hot))).await?;
+        let (memory, known) = (Arc::downgrade(&self.memory), known.to_vec());
+        self.watch(&progress, move |at| {
+            if let Some(memory) = memory.upgrade() {
+                memory.forget_corrupt(&known[at]);
+            }
+        });
+        Ok(())
+    }
+
+    /// Begins a window that is in host memory, and keeps what of it is used often, or pinned, in the pool.
+    async fn begin_held(&mut self, first: usize, window: Vec<HeldBlock>, keys: &KeyRun<'_>) -> Result<(), Broken> {
+        let held: Vec<Arc<HeldBlock>> = window.into_iter().map(Arc::new).collect();
+        for (at, block) in held.iter().enumerate() {
+            self.check_length(first + at, block.known.length)?;
+            self.staged += u32::from(block.staged);
+        }
+        let block = |(held, number): (&Arc<HeldBlock>, &u64)| KvBlock {
+            number: *number,
+            slot: held.slot,
+            crc: self.verify.then_some(held.known.crc),
+        };
+        let blocks = held.iter().zip(&self.numbers[first..]).map(block).collect();
+        let progress = self.begin(first, false, blocks, || Box::new(held.clone())).await?;
+        if self.verify {
+            let engine = self.session.desk.engine.clone();
+            let known: Vec<_> = held.iter().map(|held| held.known).collect();
+            self.watch(&progress, move |at| engine.discard_host_copy(&known[at]));
+        }
+        for (held, at) in held.into_iter().zip(first..) {
+            let KnownBlock { block, length, crc, parent } = held.known;
+            if !self.memory.wants(block) {
+                continue;
+            }
+            let Some(digest) = self.session.desk.engine.space_digest(self.space) else { break };
+            let key = Key::new(keys.get(at)).expect("a run has only good keys");
+            let header = SlotHeader { block, space: digest, key, parent, length, crc, generation: 0 };
+            let (known, engine) = (held.known, self.session.desk.engine.clone());
+            let promoted = self.memory.promote(header, self.space, held.slot, Box::new(held));
+            if !engine.is_resident(block) {
+                // Removed after it was held: nobody told the pool, which did not know it yet.
+                self.memory.forget_hot(block);
+            }
+            let watch = async move {
+                if !promoted.await {
+                    engine.discard_host_copy(&known);
+                }
+            };
+            self.session.desk.spawn.spawn("gpu corrupt", Box::pin(watch));
+        }
+        Ok(())
+    }
+
+    /// Begins one window. While the GPU's queue is full of this load's own windows, it waits for one of them.
+    async fn begin(
+        &mut self,
+        first: usize,
         in_pool: bool,
         blocks: Vec<KvBlock>,
-        keep: Box<dyn Any + Send>,
+        keep: impl Fn() -> Box<dyn Any + Send>,
     ) -> Result<Arc<dyn KvProgress>, GpuRefusal> {
+        self.windows.wait_for_room().await;
         let part = (self.part.offset, self.whole_bytes());
-        let layers = self.layers.clone();
-        self.memory.begin(KvMove { way: KvWay::Load, in_pool, blocks, part, layers, keep })
+        loop {
+            let (blocks, layers) = (blocks.clone(), self.layers.clone());
+            let call = KvMove { way: KvWay::Load, in_pool, blocks, part, layers, keep: keep() };
+            match self.memory.begin(call) {
+                Ok(progress) => {
+                    self.session.desk.moves.follow(self.session, &progress);
+                    self.windows.push(first, Arc::clone(&progress));
+                    return Ok(progress);
+                }
+                Err(GpuRefusal::Busy(_)) if self.windows.wait_for_one().await => {}
+                Err(refusal) => return Err(refusal),
+            }
+        }
+    }
+
+    /// Does something about the block of a window that turns out not to verify.
+    fn watch(&self, progress: &Arc<dyn KvProgress>, corrupt: impl FnOnce(usize) + Send + 'static) {
+        let end = progress.wait_end();
+        let watch = async move {
+            if let Err(MoveFailure::Corrupt(at)) = end.await {
+                corrupt(at);
+            }
+        };
+        self.session.desk.spawn.spawn("gpu corrupt", Box::pin(watch));
     }
 
     fn whole_bytes(&self) -> u32 {
@@ -160,13 +276,16 @@ impl Chain<'_> {
             let remedy = format!("that part begins at byte {offset} of a block of {whole}: lend a layout that fits it");
             return Err(BadField::new("memory", format!("laid out for {own} bytes a block"), remedy));
         }
-        match known.iter().position(|block| block.length != whole) {
-            Some(at) => {
-                let remedy = format!("the layout that was lent describes {whole}: load it with its own");
-                Err(BadField::new(format!("keys[{at}]"), format!("a block of {} bytes", known[at].length), remedy))
-            }
-            None => Ok(()),
+        known.iter().enumerate().try_for_each(|(at, block)| self.check_length(at, block.length))
+    }
+
+    fn check_length(&self, at: usize, length: u32) -> Result<(), BadField> {
+        let whole = self.whole_bytes();
+        if length == whole {
+            return Ok(());
         }
+        let remedy = format!("the layout that was lent describes {whole}: load it with its own");
+        Err(BadField::new(format!("keys[{at}]"), format!("a block of {length} bytes"), remedy))
     }
 }
 

@@ -6,7 +6,7 @@
 //!   ImportGpuMemory ─► shelf of the session ─► Load, Save ─► one job each, which holds the memory (INV-8)
 //!        connection ends ─► shelf is emptied ─► the memory is closed behind its last job
 //!
-//!   Load   prospect ─► in the pool? held there ─► the rest: hold: staged up, kept by hold and not by lease ─► job ─► WaitLoad per range of layers
+//!   Load   prospect ─► in the pool? held there ─► the rest, window by window: held in host memory, staged up ─► a job each ─► WaitLoad per range of layers
 //!   Save   reserve ─► job gathers into the slots ─► checksummed and committed as Commit does
 //! ```
 //!
@@ -24,6 +24,7 @@
 mod load;
 mod save;
 mod shelf;
+mod windows;
 
 use std::any::Any;
 use std::ops::Range;
@@ -73,10 +74,19 @@ pub trait KvMemory: Send + Sync + 'static {
     fn hold_hot(&self, blocks: &[KnownBlock]) -> Vec<HotBlock>;
     /// Whether a block that was just loaded from the host is worth a place in the pool.
     fn wants(&self, block: BlockId) -> bool;
-    /// Copies a block to the pool, if there is room. `keep` holds its host slot.
-    fn promote(&self, header: SlotHeader, space: u32, from: Slot, keep: Box<dyn Any + Send>);
-    /// A copy in the pool does not verify.
+    /// Copies a block to the pool, if there is room; goes on when the future is dropped. `keep` holds its host slot. False:
+    /// the host copy does not verify.
+    fn promote(
+        &self,
+        header: SlotHeader,
+        space: u32,
+        from: Slot,
+        keep: Box<dyn Any + Send>,
+    ) -> BoxFuture<'static, bool>;
+    /// A block is not to be in the pool any more.
     fn forget_hot(&self, block: BlockId);
+    /// A copy in the pool does not verify: nobody finds it any more.
+    fn forget_corrupt(&self, known: &KnownBlock);
     /// Begins a move. It goes on whoever goes away.
     fn begin(&self, call: KvMove) -> Result<Arc<dyn KvProgress>, GpuRefusal>;
 }
@@ -106,7 +116,7 @@ pub struct HotBlock {
     /// Where.
     pub slot: Slot,
     /// What keeps it.
-    pub keep: Box<dyn Any + Send>,
+    pub keep: Box<dyn Any + Send + Sync>,
 }
 
 /// A move of a chain.

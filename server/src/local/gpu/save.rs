@@ -15,6 +15,7 @@ use super::{GpuRefusal, KvBlock, KvMemory, KvMove, KvWay, TURN_KEYS, check_numbe
 use crate::local::commit::Committed;
 use crate::local::ledger::Share;
 use crate::local::session::{Found, Held, HeldKind, Session};
+use crate::requests;
 use crate::service::answer;
 use crate::service::ask;
 
@@ -36,6 +37,15 @@ type Writing = (PartWriter, Share);
 impl Session {
     /// Reserves, gathers and commits. Goes on when the client goes away, and commits nothing then.
     pub(crate) async fn save(&self, request: v1::SaveRequest) -> Result<v1::SaveResponse, Status> {
+        let Some(name) = requests::name_of(&request.request)? else { return self.save_chain(&request).await };
+        let space = self.space(&request.space)?;
+        let asked = ask::key_run(&request.keys, request.key_bytes, &request.key_lengths)?.len();
+        let answer = self.save_chain(&request).await;
+        self.desk.request_log.note(&self.tenant, name, requests::saved(space, asked, &answer));
+        answer
+    }
+
+    async fn save_chain(&self, request: &v1::SaveRequest) -> Result<v1::SaveResponse, Status> {
         self.require_writer()?;
         let memory = self.shelf.memory(request.memory)?;
         let space = self.space(&request.space)?;

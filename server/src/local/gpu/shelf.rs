@@ -7,7 +7,8 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use kvtier_proto::v1;
 use tonic::{Code, Status};
 
-use super::{KvMemory, KvProgress, MEMORIES_MAX, MOVES_MAX, MoveFailure};
+use super::windows::Windows;
+use super::{KvMemory, KvProgress, MEMORIES_MAX, MOVES_MAX};
 use crate::local::session::Session;
 use crate::service::answer::BadField;
 
@@ -23,12 +24,7 @@ struct State {
     memories: BTreeMap<u64, Arc<dyn KvMemory>>,
     /// Being opened: they count.
     opening: usize,
-    loads: BTreeMap<u64, Arc<Load>>,
-}
-
-/// A load of a chain: one move, or two when some of it was in GPU memory.
-pub(super) struct Load {
-    pub(super) moves: Vec<Arc<dyn KvProgress>>,
+    loads: BTreeMap<u64, Arc<Windows>>,
 }
 
 /// Counts of moves of all connections.
@@ -59,24 +55,6 @@ impl MoveCount {
             own.failed.fetch_add(u64::from(failed), Ordering::Relaxed);
         };
         session.desk.spawn.spawn("gpu move", Box::pin(counted));
-    }
-}
-
-impl Load {
-    /// Waits for a range of layers of every move, or for the end of all, whatever the first one says.
-    async fn wait(&self, range: Option<usize>) -> Result<(), MoveFailure> {
-        let mut ended = Ok(());
-        for part in &self.moves {
-            match range {
-                Some(range) => part.wait(range).await?,
-                None => ended = ended.and(part.wait_end().await),
-            }
-        }
-        ended
-    }
-
-    fn is_over(&self) -> bool {
-        self.moves.iter().all(|part| part.is_over())
     }
 }
 
@@ -144,7 +122,7 @@ impl Shelf {
         over.is_some_and(|number| state.loads.remove(&number).is_some())
     }
 
-    pub(super) fn put_load(&self, number: u64, load: Load) {
+    pub(super) fn put_load(&self, number: u64, load: Windows) {
         let mut state = self.lock();
         if !state.closed {
             state.loads.insert(number, Arc::new(load));

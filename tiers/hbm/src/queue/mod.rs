@@ -19,7 +19,7 @@
 mod threads;
 
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 
 pub use threads::Threads;
 
@@ -117,14 +117,18 @@ pub(crate) struct Queue {
     may_finish: [Condvar; 4],
     /// A thread has ended, or the queue was closed or has hung.
     changed: Condvar,
+    lost: OnceLock<Lost>,
 }
+
+/// Hears once why the GPU is lost.
+pub(crate) type Lost = Box<dyn Fn(&str) + Send + Sync>;
 
 impl Queue {
     /// An empty queue. Takes pinned memory of the device.
     pub(crate) fn new(gpu: Arc<dyn Gpu>, operations_max: usize) -> Result<Self, GpuError> {
         let scratch = gpu.pin(SCRATCH_BYTES * (LANE_DEPTH * Lane::ALL.len()) as u64)?;
-        let (state, may_submit, may_finish, changed) = Default::default();
-        Ok(Self { gpu, scratch, operations_max, state, may_submit, may_finish, changed })
+        let (state, may_submit, may_finish, changed, lost) = Default::default();
+        Ok(Self { gpu, scratch, operations_max, state, may_submit, may_finish, changed, lost })
     }
 
     pub(crate) fn gpu(&self) -> &Arc<dyn Gpu> {
@@ -147,6 +151,17 @@ impl Queue {
         state.lanes[job.lane() as usize].waiting.push_back(job);
         self.may_submit.notify_one();
         Ok(())
+    }
+
+    /// Calls this when the GPU is lost, without a lock. The first one counts.
+    pub(crate) fn on_lost(&self, lost: Lost) {
+        self.lost.set(lost).ok();
+    }
+
+    fn tell_lost(&self, cause: &str) {
+        if let Some(lost) = self.lost.get() {
+            lost(cause);
+        }
     }
 
     /// Why the GPU takes nothing any more.
@@ -291,6 +306,7 @@ impl Queue {
         let gpu = self.gpu.properties().ordinal;
         tracing::error!(gpu, %error, "a GPU hangs; its tier is poisoned, the daemon goes on");
         state.hung = true;
+        let told = state.poisoned.is_some();
         state.poisoned.get_or_insert(error.to_string());
         state.waiting_operations = 0;
         let alarms = std::mem::take(&mut state.alarms);
@@ -301,6 +317,9 @@ impl Queue {
         waiting.into_iter().for_each(|job| job.finish(&*self.gpu, Err(error.clone())));
         self.may_submit.notify_all();
         self.changed.notify_all();
+        if !told {
+            self.tell_lost(&error.to_string());
+        }
     }
 
     /// Whether calls of the driver may never return: memory is left to it then.
@@ -310,12 +329,16 @@ impl Queue {
 
     fn poison_with(&self, error: &GpuError) {
         let mut state = self.state();
-        if state.poisoned.is_none() {
+        let told = state.poisoned.is_some();
+        if !told {
             tracing::error!(gpu = self.gpu.properties().ordinal, %error, "a GPU's tier is poisoned; the daemon goes on");
             state.poisoned = Some(error.to_string());
         }
         drop(state);
         self.may_submit.notify_one();
+        if !told {
+            self.tell_lost(&error.to_string());
+        }
     }
 
     /// Takes no more jobs; those that were taken are finished.

@@ -31,7 +31,9 @@ pub(super) fn start(tier: &HbmTier, batch: Vec<Load>, mut keep: Option<Keep>) ->
         let (device, memory) = (Arc::clone(device), Arc::clone(&tier.shared.memory));
         let job =
             LoadJob { device: Arc::clone(&device), memory, answers: Arc::clone(&answers), loads, keep: keep.take() };
-        if let Err((refused, _)) = device.queue.push(Box::new(job)) {
+        if let Err((refused, job)) = device.queue.push(Box::new(job)) {
+            // What it keeps is let go of before anybody hears of the end.
+            drop(job);
             let error = device.refusal_of(&refused);
             places.into_iter().for_each(|place| answers.set(place, LoadOutcome::Failed(error.clone())));
         }

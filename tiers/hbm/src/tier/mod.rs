@@ -142,6 +142,18 @@ impl HbmTier {
         load::start(self, vec![load], Some(keep))
     }
 
+    /// Calls this when a GPU is lost. The first one counts.
+    pub(crate) fn on_lost(&self, device: u16, lost: Box<dyn Fn(&str) + Send + Sync>) {
+        if let Some(device) = self.device(device) {
+            device.queue.on_lost(lost);
+        }
+    }
+
+    /// Why a GPU is lost.
+    pub(crate) fn lost(&self, device: u16) -> Option<String> {
+        self.device(device).and_then(|device| device.queue.poison())
+    }
+
     pub(crate) fn memory(&self) -> &Arc<dyn Memory> {
         &self.shared.memory
     }

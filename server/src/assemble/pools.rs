@@ -1,0 +1,96 @@
+//! The pools in GPU memory and the engine: it tells them what is gone and takes blocks from them, they tell it what they have.
+
+use std::sync::{Arc, OnceLock, Weak};
+
+use kvtier_engine::flow::Engine;
+use kvtier_engine::flow::annex::{Annex, Fetched};
+use kvtier_engine::flow::external::PoolChange;
+use kvtier_engine::place::Slot;
+use kvtier_engine::port::BoxFuture;
+use kvtier_engine::port::tier::Expect;
+use kvtier_hbm::HotPool;
+use kvtier_hbm::pool::{Listener, PoolNews};
+use kvtier_identity::BlockId;
+
+use super::hbm::Opened;
+
+/// Both ends.
+pub(super) struct Pools {
+    /// Not held: the pools hold the engine.
+    opened: Weak<OnceLock<Opened>>,
+    engine: Arc<OnceLock<Engine>>,
+}
+
+impl Pools {
+    pub(super) fn new(opened: &Arc<OnceLock<Opened>>) -> Self {
+        Self { opened: Arc::downgrade(opened), engine: Arc::default() }
+    }
+
+    /// Brings them together.
+    pub(super) fn join(self, engine: &Engine) {
+        // Nothing is in a pool before workers can reach it.
+        self.engine.set(engine.clone()).ok();
+        engine.add_annex(Arc::new(self));
+    }
+
+    /// Tells the engine what changes in the pools.
+    pub(super) fn listener(&self) -> Listener {
+        let engine = Arc::clone(&self.engine);
+        Box::new(move |news| {
+            if let Some(engine) = engine.get() {
+                tell(engine, news);
+            }
+        })
+    }
+
+    fn pool(&self) -> Option<Arc<HotPool>> {
+        self.opened.upgrade()?.get()?.as_ref().ok()?.pool.clone()
+    }
+}
+
+/// As which engine a GPU's pool is told of. No engine that is followed can have such a name.
+fn name(gpu: u8) -> String {
+    format!("kvtierd/gpu{gpu}")
+}
+
+fn tell(engine: &Engine, news: Vec<PoolNews>) {
+    let mut changes: Vec<PoolChange> = Vec::new();
+    let mut of = 0;
+    let flush = |gpu: u8, changes: &mut Vec<PoolChange>| {
+        if !changes.is_empty() {
+            engine.note_pool(&name(gpu), std::mem::take(changes));
+        }
+    };
+    for news in news {
+        let gpu = match &news {
+            PoolNews::Stored { gpu, .. } | PoolNews::Removed { gpu, .. } | PoolNews::Lost { gpu, .. } => *gpu,
+        };
+        if gpu != of {
+            flush(of, &mut changes);
+            of = gpu;
+        }
+        match news {
+            PoolNews::Stored { block, space, key, parent, .. } => {
+                changes.push(PoolChange::Stored { block, space, key, parent });
+            }
+            PoolNews::Removed { block, .. } => changes.push(PoolChange::Removed { block }),
+            PoolNews::Lost { cause, .. } => {
+                flush(gpu, &mut changes);
+                engine.reset_engine(&name(gpu), &cause);
+            }
+        }
+    }
+    flush(of, &mut changes);
+}
+
+impl Annex for Pools {
+    fn forget(&self, blocks: &[BlockId]) {
+        if let Some(pool) = self.pool() {
+            pool.forget_all(blocks);
+        }
+    }
+
+    fn fetch(&self, expect: &Expect, into: Slot) -> Option<BoxFuture<Fetched>> {
+        self.pool()?.fetch(expect, into)
+    }
+}
