@@ -1,8 +1,5 @@
 //! Blocks on NVMe on their way to a worker: read and copied side by side.
 
-use std::time::{Duration, Instant};
-
-use kvtier_client::Durability;
 use kvtier_client::local::LoadChain;
 use kvtier_proto::v1;
 use kvtier_tests::Block;
@@ -15,7 +12,6 @@ const BYTES: usize = 1 << 20;
 /// Room for twelve of the blocks.
 const SMALL: &[(&str, &str)] = &[("host.bytes", "16MiB")];
 const BLOCK_COUNT: u64 = 16;
-const PATIENCE: Duration = Duration::from_secs(30);
 
 fn host_blocks(status: &v1::StatusResponse) -> u64 {
     status.tiers.iter().find(|tier| tier.tier() == v1::Tier::Host).map_or(0, |tier| tier.blocks)
@@ -29,7 +25,7 @@ async fn the_first_blocks_arrive_while_the_last_ones_cannot_be_read_yet() {
     // Each a first block of its own: a chain as long as this is not taken at once.
     let chain = Block::chain("staged", BLOCK_COUNT as usize, BYTES);
     let chain: Vec<_> = chain.into_iter().map(|block| Block { parent: None, ..block }).collect();
-    world.store(&chain, v1::Durability::from(Durability::Durable)).await;
+    world.store(&chain, v1::Durability::Durable).await;
     world = world.crash_and_restart().await;
     wait_for_gpu(&mut world).await;
     let (layout, sizes) = nhd_of(256, BLOCK_COUNT);
@@ -41,22 +37,23 @@ async fn the_first_blocks_arrive_while_the_last_ones_cannot_be_read_yet() {
     let mut gate = Gate::new();
     let lent = kv.lend_gated(&client, &gate);
     let space = digest(&world);
-    let wanted = LoadChain { layer_ends: &[1, 4], ..LoadChain::new(space, &names, &blocks) };
-    let loading = std::thread::scope(|scope| {
-        let asked = scope.spawn(|| lent.load(&wanted).expect("answered"));
-        // Layer 0 of the first block, and nothing else of it.
-        gate.let_pass(1);
-        let page = kv.layout.block_stride as usize;
-        let deadline = Instant::now() + PATIENCE;
-        while kv.bytes()[0][..page] != right[0][..page] {
-            assert!(Instant::now() < deadline, "the first block does not arrive");
-            std::thread::yield_now();
-        }
-        assert!(kv.bytes()[1..] == before[1..], "no other layer has arrived");
-        assert!(!asked.is_finished(), "the last blocks have no room to be read into");
-        gate.open();
-        asked.join().expect("it waits")
-    });
+    let asked = {
+        let lent = lent.clone();
+        let load = move || {
+            let wanted = LoadChain { layer_ends: &[1, 4], ..LoadChain::new(space, &names, &blocks) };
+            lent.load(&wanted).expect("answered")
+        };
+        std::thread::Builder::new().spawn(load).expect("a thread can be had")
+    };
+    // Layer 0 of the first block, and nothing else of it.
+    gate.let_pass(1);
+    let page = kv.layout.block_stride as usize;
+    let arrived = |_: &v1::StatusResponse| kv.bytes()[0][..page] == right[0][..page];
+    let status = world.wire.status_until("the first block at the worker", arrived).await;
+    assert!(host_blocks(&status) < BLOCK_COUNT && !asked.is_finished(), "the last blocks have no room to be read into");
+    assert!(kv.bytes()[1..] == before[1..], "no other layer has arrived");
+    gate.open();
+    let loading = asked.join().expect("it waits");
     assert_eq!(
         (loading.len(), loading.from_pool, &loading.refused),
         (BLOCK_COUNT as usize, 0, &None),

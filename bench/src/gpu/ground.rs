@@ -66,7 +66,7 @@ const REAL: Sizes = Sizes {
     file_bytes: 512 * MIB,
 };
 const SIMULATED: Sizes =
-    Sizes { blocks: 4, layers: 4, calls: 20, pool_bytes: 16 * MIB, arena_bytes: 16 * MIB, file_bytes: 160 * MIB };
+    Sizes { blocks: 4, layers: 4, calls: 500, pool_bytes: 16 * MIB, arena_bytes: 16 * MIB, file_bytes: 160 * MIB };
 
 /// A tier on one GPU and the arena it has registered.
 pub(super) struct Site {

@@ -245,8 +245,16 @@ impl Queue {
             flight
         };
         self.land(flight);
-        self.state().lanes[lane as usize].finishing -= 1;
-        self.may_submit.notify_one();
+        let waits = {
+            let mut state = self.state();
+            let here = &mut state.lanes[lane as usize];
+            here.finishing -= 1;
+            !here.waiting.is_empty()
+        };
+        // A wake for nothing costs as much as a call.
+        if waits {
+            self.may_submit.notify_one();
+        }
         true
     }
 
