@@ -151,13 +151,15 @@ impl Assembly {
     /// Ends the node's own tasks, and writes and closes what is open. After [`Engine::drain`].
     pub async fn close(self) {
         self.engine.stop();
-        let Self { engine, index, wal, spawn, .. } = self;
+        let Self { engine, index, wal, spawn, hbm, gpus, .. } = self;
         drop((engine, spawn));
         // Both block until what is queued is on disk.
         let closing = tokio::task::spawn_blocking(move || {
             if let Err(error) = wal.finish() {
                 tracing::warn!(%error, "the event log did not end well; recovery will look at it");
             }
+            // The pools in GPU memory keep the engine, and it the index.
+            drop((hbm, gpus));
             drop(index);
         });
         if closing.await.is_err() {

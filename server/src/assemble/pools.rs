@@ -14,23 +14,27 @@ use kvtier_identity::BlockId;
 
 use super::hbm::Opened;
 
-/// Both ends.
+/// Both ends, until they know each other.
 pub(super) struct Pools {
-    /// Not held: the pools hold the engine.
-    opened: Weak<OnceLock<Opened>>,
+    annex: PoolAnnex,
     engine: Arc<OnceLock<Engine>>,
+}
+
+/// The pools as the engine sees them. It does not keep them: they keep the engine.
+struct PoolAnnex {
+    opened: Weak<OnceLock<Opened>>,
 }
 
 impl Pools {
     pub(super) fn new(opened: &Arc<OnceLock<Opened>>) -> Self {
-        Self { opened: Arc::downgrade(opened), engine: Arc::default() }
+        Self { annex: PoolAnnex { opened: Arc::downgrade(opened) }, engine: Arc::default() }
     }
 
     /// Brings them together.
     pub(super) fn join(self, engine: &Engine) {
         // Nothing is in a pool before workers can reach it.
         self.engine.set(engine.clone()).ok();
-        engine.add_annex(Arc::new(self));
+        engine.add_annex(Arc::new(self.annex));
     }
 
     /// Tells the engine what changes in the pools.
@@ -42,7 +46,9 @@ impl Pools {
             }
         })
     }
+}
 
+impl PoolAnnex {
     fn pool(&self) -> Option<Arc<HotPool>> {
         self.opened.upgrade()?.get()?.as_ref().ok()?.pool.clone()
     }
@@ -83,7 +89,7 @@ fn tell(engine: &Engine, news: Vec<PoolNews>) {
     flush(of, &mut changes);
 }
 
-impl Annex for Pools {
+impl Annex for PoolAnnex {
     fn forget(&self, blocks: &[BlockId]) {
         if let Some(pool) = self.pool() {
             pool.forget_all(blocks);
