@@ -1,7 +1,8 @@
 """A vLLM engine in a process of its own, so that a test can kill it. Orders come as JSON lines on standard input,
 answers go as JSON lines to the file descriptor named in KVTIER_ANSWERS; what vLLM prints is its own business.
 
-    {"do": "generate", "prompts": [[token, …], …], "tokens": 16, "salt": null}   -> {"tokens": [[…], …], "cached": […]}
+    {"do": "generate", "prompts": [[token, …], …], "tokens": 16, "salt": null}
+                            -> {"tokens": [[…], …], "cached": […], "seconds": [by batch], "processor": seconds of the process}
     {"do": "blocks"}        -> {"blocks": {key: "sha256 of its bytes", …}}: what is in the engine's own prefix cache
     {"do": "counts"}        -> counters of the connector's two halves
     {"do": "drain"}         -> when everything stored is committed
@@ -66,6 +67,7 @@ def generate(llm: Any, order: dict[str, Any]) -> dict[str, Any]:
     # One after the other unless told otherwise: chunks of prompts, and so their rounding, are the same in every engine.
     batches = [prompts] if order.get("together") else [[prompt] for prompt in prompts]
     answer: dict[str, Any] = {"tokens": [], "cached": [], "seconds": []}
+    processor = time.process_time()
     for batch in batches:
         began = time.monotonic()
         outputs = llm.generate(batch, params, use_tqdm=False)
@@ -75,6 +77,7 @@ def generate(llm: Any, order: dict[str, Any]) -> dict[str, Any]:
         if order.get("logprobs"):
             answer.setdefault("margins", [])
             answer["margins"] += [[_margin(step) for step in output.outputs[0].logprobs] for output in outputs]
+    answer["processor"] = time.process_time() - processor
     return answer
 
 

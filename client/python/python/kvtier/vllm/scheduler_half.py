@@ -19,12 +19,12 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import kvtier
 from kvtier.vllm.cost import Gate
 from kvtier.vllm.link import BROKEN, Link
-from kvtier.vllm.notes import NAME_MAX, NOTE_MAX, shorten
+from kvtier.vllm.notes import NAME_MAX, Verdict, report, shorten
 from kvtier.vllm.settings import Settings
 from kvtier.vllm.step import NO_BLOCK, Load, Step, StepReport, Store, take_units
 from kvtier.vllm.step_time import STEP_SECONDS, StepTime
@@ -41,8 +41,6 @@ LATER_MAX = 4096
 UNTOLD_MAX = 3
 #: Loads that end in one step and are learned from: they were under way together, so one says what all would.
 LEARNED_MAX = 1
-
-Verdict = Literal["loaded", "declined", "failed"]
 
 
 class Request(Protocol):
@@ -543,13 +541,7 @@ class SchedulerHalf:
             self._later.append(lambda: self._report(tracked, verdict, blocks, why))
 
     def _report(self, tracked: _Tracked, verdict: Verdict, blocks: int, why: str) -> None:
-        client, space = self._link.client(), self._spaces.find(_adapter(tracked.request))
-        if client is None or space is None:
-            return
-        try:
-            client.report(space, tracked.name, verdict, blocks=blocks, detail=shorten(why, NOTE_MAX))
-        except kvtier.Error as error:
-            self._link.lost(client, error)
+        report(self._link, self._spaces.find(_adapter(tracked.request)), tracked.name, verdict, blocks, why)
 
     def _fault(self, client: kvtier.LocalClient, error: kvtier.Error) -> None:
         self.counts["lookups_failed"] += 1
