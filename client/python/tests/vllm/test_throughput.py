@@ -68,7 +68,7 @@ def one_round(engine: Engine, prompts: list[list[int]]) -> Round:
     engine.ask("settle")
     ended = time.monotonic()
     assert answer["cached"] == [0] * len(prompts)
-    return Round(ended - began, ended - answered, answer["processor"])
+    return Round(ended - began, ended - answered, sum(answer["processor"]))
 
 
 def table(rounds: dict[str, list[Round]]) -> list[str]:

@@ -27,7 +27,7 @@ from kvtier.vllm.link import BROKEN, Link
 from kvtier.vllm.notes import NAME_MAX, Verdict, report, shorten
 from kvtier.vllm.settings import Settings
 from kvtier.vllm.step import NO_BLOCK, Load, Step, StepReport, Store, take_units
-from kvtier.vllm.step_time import STEP_SECONDS, StepTime
+from kvtier.vllm.step_time import HOLD_SECONDS, StepTime
 
 #: Lookups on their way at a time, besides those a step asks for.
 EARLY_MAX = 64
@@ -166,12 +166,11 @@ class SchedulerHalf:
     # Lookups
 
     def on_new(self, request: Request) -> None:
-        """A request has arrived: ask for it now, so that the answer is there when it is its turn."""
+        """A request has arrived: ask for it now, so that the answer is there when it is its turn. That is not counted as
+        the step's: it would only be done later, and the request would lose a step."""
         tracked = self._track(request)
-        with self._time:
-            early = self._asking < EARLY_MAX and self._time.left() > STEP_SECONDS / 2
-            if early and self._link.client() is not None and self._wants(request, 0):
-                self._ask(tracked)
+        if self._asking < EARLY_MAX and self._link.client() is not None and self._wants(request, 0):
+            self._ask(tracked)
 
     def matched(self, request: Request, computed_tokens: int) -> tuple[int | None, bool]:
         """How many tokens after the first `computed_tokens` can be loaded, as vLLM asks for it: (None, False) for "ask
@@ -180,7 +179,7 @@ class SchedulerHalf:
         if tracked.failed or tracked.declined or not self._wants(request, computed_tokens):
             return 0, False
         with self._time:
-            if self._turned and self._time.left() <= 0:
+            if self._turned and self._time.left(HOLD_SECONDS) <= 0:
                 return None, False
             self._turned = True
             return self._match(tracked, computed_tokens)
@@ -277,7 +276,7 @@ class SchedulerHalf:
 
     def _wait(self, asked: _Asked) -> kvtier.Acquired | None:
         """Waits for an answer with what is left of this step's time for that."""
-        left = min(self._settings.lookup_wait_us * 1e-6 - self._waited, self._time.left())
+        left = min(self._settings.lookup_wait_us * 1e-6 - self._waited, self._time.left(HOLD_SECONDS))
         if left <= 0:
             return asked.pending.poll()
         before, asked.waited = self._clock(), True
@@ -423,6 +422,9 @@ class SchedulerHalf:
     def _tell(self, *, last: bool = False) -> None:
         """Tells the daemon what this step and those before have for it, in one piece; not in a step that has used up its
         time, if another one follows."""
+        if not last and self._time.left(HOLD_SECONDS) <= 0 and self._untold < UNTOLD_MAX:
+            self._untold += 1
+            return
         with self._time:
             while self._later:
                 # At least one of them.
