@@ -50,6 +50,11 @@ impl Ground {
         self.state == State::Logged
     }
 
+    /// The same of a log that is in this epoch: nothing may have been lost with the one before.
+    pub(crate) fn is_logged_in(&self, epoch: u64) -> bool {
+        self.is_logged() && self.epoch == epoch
+    }
+
     /// Position of the newest change: stores wait until it is durable.
     pub(crate) fn newest_seq(&self) -> u64 {
         self.newest_seq

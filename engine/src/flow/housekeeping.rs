@@ -1,11 +1,9 @@
-//! What happens by itself: deadlines end, idle devices are scrubbed, a full metadata disk is noticed.
+//! What happens by itself: deadlines end, idle devices are scrubbed.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::alarm::Alarm;
 use super::{Shared, scrub};
-use crate::port::JournalState;
 
 /// Longest pause between two rounds.
 const ROUND_MAX: Duration = Duration::from_millis(500);
@@ -23,7 +21,6 @@ pub(crate) async fn keep_house(shared: Arc<Shared>) {
         };
         shared.ports.clock.sleep(pause).await;
         shared.expire();
-        shared.watch_journal();
         scrubber.step(&shared).await;
     }
 }
@@ -36,19 +33,5 @@ impl Shared {
         self.journal(&mut core, expired.records);
         self.meter.expired_leases.add(expired.leases as u64);
         self.meter.expired_puts.add(expired.pending as u64);
-    }
-
-    fn watch_journal(&self) {
-        match self.ports.journal.status().state {
-            JournalState::Open => self.alarms.clear(Alarm::Journal),
-            JournalState::Suspended(cause) => self.alarms.raise(
-                Alarm::Journal,
-                format!("the metadata disk takes no records ({cause}): durable puts are declined until there is room"),
-            ),
-            JournalState::Poisoned(cause) => self.alarms.raise(
-                Alarm::Journal,
-                format!("the journal failed ({cause}): durable puts are declined; check the disk, then restart"),
-            ),
-        }
     }
 }

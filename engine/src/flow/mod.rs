@@ -195,11 +195,6 @@ impl Shared {
         appended
     }
 
-    fn alarms(&self) -> Vec<alarm::RaisedAlarm> {
-        let devices = self.ports.nvme.as_ref().map(|tier| tier.health()).unwrap_or_default();
-        self.alarms.all(&devices)
-    }
-
     fn recovered(&self, started: Moment) {
         *self.recovery.lock().expect("nobody panics here") = Some(self.now().since(started));
         self.filled.lock().expect("nobody panics here").drain(..).for_each(|waiter| {

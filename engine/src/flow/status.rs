@@ -44,7 +44,9 @@ impl Engine {
     pub fn status(&self) -> EngineStatus {
         let journal = self.shared.ports.journal.status();
         let core = self.shared.lock();
-        let alarms = self.shared.alarms();
+        let devices = self.shared.ports.nvme.as_ref().map(|tier| tier.health()).unwrap_or_default();
+        let known = core.stores.ground.is_logged_in(journal.epoch);
+        let alarms = self.shared.alarms.all(&journal, known, &devices);
         let state = match (core.draining, core.filling, alarms.is_empty()) {
             (true, ..) => "draining",
             (_, true, _) => "recovering",
@@ -58,7 +60,7 @@ impl Engine {
             alarms,
             count: core.catalog.count(),
             host_domains: core.catalog.count_of_domains(),
-            devices: self.shared.ports.nvme.as_ref().map(|tier| tier.health()).unwrap_or_default(),
+            devices,
             index_applied_seq: self.shared.ports.index.applied(),
             filling: core.filling,
             recovery: self.shared.recovery(),

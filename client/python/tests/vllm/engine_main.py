@@ -1,7 +1,8 @@
 """A vLLM engine in a process of its own, so that a test can kill it. Orders come as JSON lines on standard input,
 answers go as JSON lines to the file descriptor named in KVTIER_ANSWERS; what vLLM prints is its own business.
 
-    {"do": "generate", "prompts": [[token, …], …], "tokens": 16, "salt": null}   -> {"tokens": [[…], …], "cached": […]}
+    {"do": "generate", "prompts": [[token, …], …], "tokens": 16, "salt": null}
+                            -> {"tokens": [[…], …], "cached": […], "seconds": [by batch], "processor": [by batch]}
     {"do": "blocks"}        -> {"blocks": {key: "sha256 of its bytes", …}}: what is in the engine's own prefix cache
     {"do": "counts"}        -> counters of the connector's two halves
     {"do": "drain"}         -> when everything stored is committed
@@ -65,11 +66,12 @@ def generate(llm: Any, order: dict[str, Any]) -> dict[str, Any]:
             prompt["cache_salt"] = order["salt"]
     # One after the other unless told otherwise: chunks of prompts, and so their rounding, are the same in every engine.
     batches = [prompts] if order.get("together") else [[prompt] for prompt in prompts]
-    answer: dict[str, Any] = {"tokens": [], "cached": [], "seconds": []}
+    answer: dict[str, Any] = {"tokens": [], "cached": [], "seconds": [], "processor": []}
     for batch in batches:
-        began = time.monotonic()
+        began, ran = time.monotonic(), time.process_time()
         outputs = llm.generate(batch, params, use_tqdm=False)
         answer["seconds"].append(time.monotonic() - began)
+        answer["processor"].append(time.process_time() - ran)
         answer["tokens"] += [list(output.outputs[0].token_ids) for output in outputs]
         answer["cached"] += [output.num_cached_tokens for output in outputs]
         if order.get("logprobs"):

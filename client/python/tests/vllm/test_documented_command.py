@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from beside import free_port
 from doors import CONNECTOR, TIER, UNIT, Door, start_roomy, wait_for
 from engines import MODELS, PATIENCE, REPOSITORY, SAME, Words
 from sameness import longest_hits
-from test_comparisons import free_port
 
 TOKENS = 600
 
@@ -108,8 +108,7 @@ def test_a_prompt_survives_kill_9_of_the_server(start: Callable[..., Any], tmp_p
     assert again == text
     assert [cached] == longest_hits([prompt], UNIT)
     assert any(note.get("answered_blocks") == TOKENS // 32 for note in story), story
-    if door is CONNECTOR:
-        assert any(note.get("verdict") == "loaded" and note["blocks"] == TOKENS // 32 for note in story), story
+    assert any(note.get("verdict") == "loaded" and note["blocks"] == TOKENS // 32 for note in story), story
 
 
 def daemon_blocks(daemon: Any) -> int:

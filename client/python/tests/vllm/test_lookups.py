@@ -89,7 +89,7 @@ def test_a_whole_prompt_is_one_question_and_the_answer_is_there_with_the_next_st
 
 def test_of_many_requests_each_step_asks_for_a_few_and_every_one_has_its_turn() -> None:
     world = World(*keys(3))
-    world.daemon.asking = lambda: setattr(world, "now", world.now + 50e-6)
+    world.daemon.asking = lambda: setattr(world, "now", world.now + 60e-6)
     for number in range(5):
         world.lookups.lookup(f"r{number}", keys(1)[0])
     asked = []

@@ -10,7 +10,7 @@ from typing import Any
 import kvtier
 import pytest
 from fake_daemon import SPACE, Found, Link, Pending
-from kvtier.vllm.scheduler_half import SchedulerHalf
+from kvtier.vllm.scheduler_half import EARLY_MAX, SchedulerHalf
 from kvtier.vllm.settings import Settings
 from kvtier.vllm.step import LoadEnd, StepReport
 
@@ -133,7 +133,7 @@ def test_of_many_lookups_each_step_takes_a_few_and_every_one_has_its_turn() -> N
     for pending in world.daemon.pending:
         pending.polled = look
     assert [world.half.matched(one, 0) for one in waiting] == [(None, False)] * 9
-    assert looks[0] > 0 and looks[1:] == [], "one waits, and then time is up"
+    assert looks == pytest.approx([50e-6, 0]), "one waits, one more is looked at, and then time is up"
     assert world.half.matched(request(UNIT - 1, "short"), 0) == (0, False), "what has nothing to ask goes on"
     for pending, found in zip(world.daemon.pending, world.daemon.found, strict=True):
         pending.answer = found
@@ -147,15 +147,23 @@ def test_of_many_lookups_each_step_takes_a_few_and_every_one_has_its_turn() -> N
     assert len(loaded) == 9
 
 
-def test_requests_that_keep_arriving_never_take_all_of_a_step() -> None:
+def test_requests_that_arrive_together_are_asked_about_at_once_and_answered_in_one_step() -> None:
     world = World(resident=3)
-    patient = request(4 * UNIT)
-    world.half.on_new(patient)
+    together = [request(4 * UNIT, f"r{number}") for number in range(4)]
     world.daemon.asking = lambda: setattr(world, "now", world.now + 40e-6)
-    for number in range(9):
-        world.half.on_new(request(4 * UNIT, f"new{number}"))
-    assert len(world.daemon.asked) == 1 + 1, "the others are asked about when it is their turn"
-    assert world.half.matched(patient, 0) == (3 * UNIT, True)
+    world.daemon.polled = lambda spin: setattr(world, "now", world.now + 30e-6)
+    for one in together:
+        world.half.on_new(one)
+    assert [world.half.matched(one, 0) for one in together] == [(3 * UNIT, True)] * 4
+    assert world.daemon.asked == [4] * 4
+
+
+def test_of_many_that_arrive_so_many_are_asked_about_early() -> None:
+    world = World(resident=3)
+    world.daemon.late = True
+    for number in range(EARLY_MAX + 9):
+        world.half.on_new(request(4 * UNIT, f"r{number}"))
+    assert len(world.daemon.asked) == EARLY_MAX
 
 
 def loads(world: World, count: int) -> list[str]:

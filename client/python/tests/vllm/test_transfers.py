@@ -54,6 +54,8 @@ class World:
     def __init__(self, **settings: Any) -> None:
         self.pool, self.link = Pool(), Link("client")
         self.counts: Counter[str] = Counter()
+        #: Why the jobs that ended last lost something.
+        self.why: list[str] = []
         self.transfers = Transfers(
             Settings.read({"data_directory": "/d"} | settings),
             self.link,  # type: ignore[arg-type]
@@ -69,7 +71,9 @@ class World:
         self.transfers.submit(Job(number, "r", load, deque(chains)))
 
     def ended(self) -> list[tuple[int, list[bytes], list[bytes]]]:
-        return [(job.number, job.done, job.lost) for job in self.transfers.poll()]
+        jobs = self.transfers.poll()
+        self.why = [job.why for job in jobs]
+        return [(job.number, job.done, job.lost) for job in jobs]
 
 
 def loaded(count: int, reason: str | None = None) -> Any:
@@ -86,6 +90,7 @@ def test_a_load_ends_with_what_it_brought() -> None:
     assert world.ended() == []
     world.pool.pending[0].answer = loaded(2, "evicted")
     assert world.ended() == [(1, KEYS[:2], KEYS[2:])]
+    assert world.why == ["evicted"]
     assert world.counts["loads_incomplete"] == world.counts["load_evicted"] == 1
     assert world.ended() == []
 
@@ -108,6 +113,7 @@ def test_more_than_may_wait_are_refused_at_once() -> None:
     for number in range(STORES_MAX + QUEUE_MAX + 3):
         world.submit(number, False)
     assert [number for number, _, _ in world.ended()] == [STORES_MAX + QUEUE_MAX + index for index in range(3)]
+    assert world.why == ["too many jobs wait"] * 3
 
 
 def test_a_store_goes_run_by_run() -> None:
@@ -128,6 +134,7 @@ def test_when_the_daemon_is_lost_everything_ends_at_once() -> None:
     assert sorted(world.ended()) == [(1, [], KEYS), (2, [], KEYS), (3, KEYS, [])]
     world.submit(4)
     assert world.ended() == [(4, [], KEYS)]
+    assert world.why == ["the daemon is away"]
     assert len(world.link.errors) == 1
 
 
@@ -137,7 +144,7 @@ def test_an_error_that_says_nothing_of_the_daemon_ends_the_job_too() -> None:
     world.pool.pending[0].answer = kvtier.Exhausted("too many calls")
     world.link.lost = lambda client, error: None  # type: ignore[method-assign]
     assert world.ended() == [(1, [], KEYS)]
-    assert len(world.pool.started) == 1
+    assert world.why == ["too many calls"] and len(world.pool.started) == 1
 
 
 def test_a_restart_nobody_noticed_costs_one_more_try() -> None:

@@ -23,7 +23,7 @@ import kvtier
 from kvtier.vllm.link import BROKEN, Link
 from kvtier.vllm.notes import NAME_MAX, shorten
 from kvtier.vllm.settings import Settings
-from kvtier.vllm.step_time import STEP_SECONDS
+from kvtier.vllm.step_time import HOLD_SECONDS
 
 #: How often a block that is there may be promoted for one request: a pool too small for a prompt loses its beginning
 #: to its end again and again.
@@ -128,7 +128,7 @@ class Lookups:
         """The end of a step: asks for everything that was wanted in it, or as much as there is time for."""
         began = self._clock()
         for request in list(self._restless):
-            if len(self._asks) >= ASKS_MAX or self._clock() - began > STEP_SECONDS:
+            if len(self._asks) >= ASKS_MAX or self._clock() - began > HOLD_SECONDS:
                 return
             del self._restless[request]
             known = self._requests.get(request)

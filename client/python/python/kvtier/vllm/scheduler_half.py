@@ -19,15 +19,15 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import kvtier
 from kvtier.vllm.cost import Gate
 from kvtier.vllm.link import BROKEN, Link
-from kvtier.vllm.notes import NAME_MAX, NOTE_MAX, shorten
+from kvtier.vllm.notes import NAME_MAX, Verdict, report, shorten
 from kvtier.vllm.settings import Settings
 from kvtier.vllm.step import NO_BLOCK, Load, Step, StepReport, Store, take_units
-from kvtier.vllm.step_time import STEP_SECONDS, StepTime
+from kvtier.vllm.step_time import HOLD_SECONDS, StepTime
 
 #: Lookups on their way at a time, besides those a step asks for.
 EARLY_MAX = 64
@@ -41,8 +41,6 @@ LATER_MAX = 4096
 UNTOLD_MAX = 3
 #: Loads that end in one step and are learned from: they were under way together, so one says what all would.
 LEARNED_MAX = 1
-
-Verdict = Literal["loaded", "declined", "failed"]
 
 
 class Request(Protocol):
@@ -168,12 +166,11 @@ class SchedulerHalf:
     # Lookups
 
     def on_new(self, request: Request) -> None:
-        """A request has arrived: ask for it now, so that the answer is there when it is its turn."""
+        """A request has arrived: ask for it now, so that the answer is there when it is its turn. That is not counted as
+        the step's: it would only be done later, and the request would lose a step."""
         tracked = self._track(request)
-        with self._time:
-            early = self._asking < EARLY_MAX and self._time.left() > STEP_SECONDS / 2
-            if early and self._link.client() is not None and self._wants(request, 0):
-                self._ask(tracked)
+        if self._asking < EARLY_MAX and self._link.client() is not None and self._wants(request, 0):
+            self._ask(tracked)
 
     def matched(self, request: Request, computed_tokens: int) -> tuple[int | None, bool]:
         """How many tokens after the first `computed_tokens` can be loaded, as vLLM asks for it: (None, False) for "ask
@@ -182,7 +179,7 @@ class SchedulerHalf:
         if tracked.failed or tracked.declined or not self._wants(request, computed_tokens):
             return 0, False
         with self._time:
-            if self._turned and self._time.left() <= 0:
+            if self._turned and self._time.left(HOLD_SECONDS) <= 0:
                 return None, False
             self._turned = True
             return self._match(tracked, computed_tokens)
@@ -279,7 +276,7 @@ class SchedulerHalf:
 
     def _wait(self, asked: _Asked) -> kvtier.Acquired | None:
         """Waits for an answer with what is left of this step's time for that."""
-        left = min(self._settings.lookup_wait_us * 1e-6 - self._waited, self._time.left())
+        left = min(self._settings.lookup_wait_us * 1e-6 - self._waited, self._time.left(HOLD_SECONDS))
         if left <= 0:
             return asked.pending.poll()
         before, asked.waited = self._clock(), True
@@ -425,6 +422,9 @@ class SchedulerHalf:
     def _tell(self, *, last: bool = False) -> None:
         """Tells the daemon what this step and those before have for it, in one piece; not in a step that has used up its
         time, if another one follows."""
+        if not last and self._time.left(HOLD_SECONDS) <= 0 and self._untold < UNTOLD_MAX:
+            self._untold += 1
+            return
         with self._time:
             while self._later:
                 # At least one of them.
@@ -543,13 +543,7 @@ class SchedulerHalf:
             self._later.append(lambda: self._report(tracked, verdict, blocks, why))
 
     def _report(self, tracked: _Tracked, verdict: Verdict, blocks: int, why: str) -> None:
-        client, space = self._link.client(), self._spaces.find(_adapter(tracked.request))
-        if client is None or space is None:
-            return
-        try:
-            client.report(space, tracked.name, verdict, blocks=blocks, detail=shorten(why, NOTE_MAX))
-        except kvtier.Error as error:
-            self._link.lost(client, error)
+        report(self._link, self._spaces.find(_adapter(tracked.request)), tracked.name, verdict, blocks, why)
 
     def _fault(self, client: kvtier.LocalClient, error: kvtier.Error) -> None:
         self.counts["lookups_failed"] += 1

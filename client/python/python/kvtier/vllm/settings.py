@@ -55,7 +55,7 @@ class Settings:
     tokens_min: int = 1
     #: How long one scheduler step may wait for answers to lookups; after that the request is asked about again in the
     #: next step. Waited awake.
-    lookup_wait_us: int = 20
+    lookup_wait_us: int = 60
     #: How long a lookup may take in all, before its request is computed.
     lookup_timeout_ms: int = 100
     #: How long a load may take, reading from NVMe included, before its request is computed.

@@ -40,6 +40,7 @@ from kvtier.vllm import engine, offload
 from kvtier.vllm.geometry import Unsupported
 from kvtier.vllm.link import CONNECT_TIMEOUT, NOWHERE, Link
 from kvtier.vllm.lookups import GROUP_BYTES, Lookups
+from kvtier.vllm.notes import NAME_MAX, report, shorten
 from kvtier.vllm.settings import Settings, read_of_tier
 from kvtier.vllm.space import RowShape, describe_rows
 from kvtier.vllm.spaces import Spaces
@@ -163,6 +164,7 @@ class KvtierTier(SecondaryTierManager):
         if job.load and self._on is not None:
             self._on.lookups.failed(job.request, job.lost)
             self._on.lookups.loaded(job.request)
+            self._on.tell(job)
         return JobResult(
             job_id=job.number,
             success=not job.lost,
@@ -211,6 +213,14 @@ class _Machinery:
 
         self.lookups = Lookups(settings, self.link, find, groups, sparse, counts, name_of=engine.answered_id)
         self.transfers = Transfers(settings, self.link, find, self.pool, rows.row_bytes, counts)
+
+    def tell(self, job: Job) -> None:
+        """What a load brought, for `kvtier why`. What it lost is computed."""
+        name = shorten(engine.answered_id(job.request), NAME_MAX)
+        if job.lost:
+            report(self.link, self.spaces.find(None), name, "failed", len(job.lost), job.why)
+        else:
+            report(self.link, self.spaces.find(None), name, "loaded", len(job.done), "")
 
     def renew(self) -> None:
         self.spaces.renew()

@@ -24,6 +24,8 @@ from kvtier.vllm.settings import Settings
 QUEUE_MAX = 512
 #: Stores at a time.
 STORES_MAX = 2
+#: Why nothing is moved.
+AWAY = "the daemon is away"
 
 
 @dataclass
@@ -49,13 +51,16 @@ class Job:
     done: list[bytes] = field(default_factory=list)
     #: Keys that are not, and will not be.
     lost: list[bytes] = field(default_factory=list)
+    #: Why something was lost; the first cause.
+    why: str = ""
     seconds: float = 0.0
     again: bool = False
     client: kvtier.LocalClient | None = None
     pending: kvtier.Pending[Any] | None = None
 
-    def give_up(self) -> None:
+    def give_up(self, why: str = "") -> None:
         """What is left of it will not be moved."""
+        self.why = self.why or why
         for run in self.runs:
             self.lost += run.keys
         self.runs.clear()
@@ -90,9 +95,11 @@ class Transfers:
         """Takes a job; never waits."""
         job.begun = self._clock()
         queued = self._queued[job.load]
-        if len(queued) >= QUEUE_MAX or self._link.client() is None:
-            self.counts["loads_away" if job.load else "stores_away"] += 1
-            self._end(job)
+        if len(queued) >= QUEUE_MAX:
+            self._turn_away(job, "too many jobs wait")
+            return
+        if self._link.client() is None:
+            self._turn_away(job, AWAY)
             return
         queued.append(job)
         self._start_queued(job.load)
@@ -129,8 +136,7 @@ class Transfers:
         """Starts a job's next run; False: it has ended."""
         client, space = self._link.client(), self._find_space()
         if client is None or space is None:
-            self.counts["loads_away" if job.load else "stores_away"] += 1
-            self._end(job)
+            self._turn_away(job, AWAY)
             return False
         run = job.runs[0]
         job.client = client
@@ -172,19 +178,20 @@ class Transfers:
                 return True
             self.counts["loads_failed" if job.load else "stores_failed"] += 1
             self._link.lost(job.client, error)
-            job.give_up()
+            job.give_up(str(error))
             return True
         if answer is None:
             return False
         job.pending = None
         run = job.runs.popleft()
-        self._count(job, run, self._loaded(run, answer) if job.load else self._stored(run, answer))
+        self._count(job, run, self._loaded(job, answer) if job.load else self._stored(run, answer))
         return True
 
-    def _loaded(self, run: Run, answer: kvtier.Filled) -> int:
+    def _loaded(self, job: Job, answer: kvtier.Filled) -> int:
         if answer.reason is not None:
             self.counts["loads_incomplete"] += 1
             self.counts[f"load_{answer.reason}"] += 1
+            job.why = job.why or answer.reason
         count: int = answer.count
         return count
 
@@ -208,6 +215,12 @@ class Transfers:
         self.counts["loads_failed" if job.load else "stores_failed"] += 1
         if job.client is not None:
             self._link.lost(job.client, error)
+        job.give_up(str(error))
+        self._end(job)
+
+    def _turn_away(self, job: Job, why: str) -> None:
+        self.counts["loads_away" if job.load else "stores_away"] += 1
+        job.give_up(why)
         self._end(job)
 
     def _end(self, job: Job) -> None:
