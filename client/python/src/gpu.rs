@@ -57,6 +57,7 @@ struct Save {
     parent: Option<Vec<u8>>,
     part: u32,
     durability: kvtier_client::Durability,
+    request: Option<String>,
 }
 
 impl Save {
@@ -69,7 +70,7 @@ impl Save {
             parent: self.parent.as_deref(),
             part: self.part,
             durability: self.durability,
-            request: None,
+            request: self.request.as_deref(),
         };
         Ok(match self.memory.peek().save(&wanted)? {
             Ok(committed) => committed.into_iter().map(Outcome::from).collect(),
@@ -95,7 +96,7 @@ impl GpuMemory {
     /// Copies blocks (numbers in this memory, one per key) into the cache and waits until they are visible, or durable.
     /// One Outcome per block. When the GPU did not move them all are "declined", with the reason "gpu_lost" (use host
     /// memory until the daemon is started again), "busy" or "failed".
-    #[pyo3(signature = (space, keys, blocks, *, parent=None, part=0, durability="volatile"))]
+    #[pyo3(signature = (space, keys, blocks, *, parent=None, part=0, durability="volatile", request=None))]
     #[expect(clippy::too_many_arguments, reason = "they are Python's keyword arguments")]
     fn save(
         &self,
@@ -106,13 +107,15 @@ impl GpuMemory {
         parent: Option<PyBackedBytes>,
         part: u32,
         durability: &str,
+        request: Option<String>,
     ) -> PyResult<Vec<Outcome>> {
-        let save = self.plan(space, &keys, blocks, parent, part, durability)?;
+        let save = self.plan(space, &keys, blocks, parent, part, durability, request)?;
         py.detach(|| save.run()).map_err(raise)
     }
 
     /// The same without waiting: a Pending[list[Outcome]]. It happens even if that is dropped.
-    #[pyo3(signature = (space, keys, blocks, *, parent=None, part=0, durability="volatile"))]
+    #[pyo3(signature = (space, keys, blocks, *, parent=None, part=0, durability="volatile", request=None))]
+    #[expect(clippy::too_many_arguments, reason = "they are Python's keyword arguments")]
     fn save_start(
         &self,
         space: Space,
@@ -121,8 +124,9 @@ impl GpuMemory {
         parent: Option<PyBackedBytes>,
         part: u32,
         durability: &str,
+        request: Option<String>,
     ) -> PyResult<Pending> {
-        let save = self.plan(space, &keys, blocks, parent, part, durability)?;
+        let save = self.plan(space, &keys, blocks, parent, part, durability, request)?;
         let work = move || {
             let outcomes = save.run()?;
             Ok(Box::new(move |py: Python<'_>| Ok(outcomes.into_pyobject(py)?.unbind().into_any())) as _)
@@ -133,7 +137,7 @@ impl GpuMemory {
     /// Brings the longest resident prefix of a chain up and begins to load it into `blocks` (numbers in this memory, one
     /// per key): a Loading, when the bytes are on their way. `layer_ends` are the ends of the ranges of layers that will be
     /// waited for: [1, 4, 32] are layers 0, 1 to 3 and 4 to 31. `verify` compares host copies with their checksums first.
-    #[pyo3(signature = (space, keys, blocks, *, part=0, layer_ends=Vec::new(), verify=true))]
+    #[pyo3(signature = (space, keys, blocks, *, part=0, layer_ends=Vec::new(), verify=true, request=None))]
     #[expect(clippy::too_many_arguments, reason = "they are Python's keyword arguments")]
     fn load(
         &self,
@@ -144,9 +148,11 @@ impl GpuMemory {
         part: u32,
         layer_ends: Vec<u32>,
         verify: bool,
+        request: Option<&str>,
     ) -> PyResult<Loading> {
         let memory = self.memory()?;
-        let wanted = LoadChain { part, layer_ends: &layer_ends, verify, ..LoadChain::new(space.0, &keys, &blocks) };
+        let wanted =
+            LoadChain { part, layer_ends: &layer_ends, verify, request, ..LoadChain::new(space.0, &keys, &blocks) };
         let loading = py.detach(|| memory.peek().load(&wanted)).map_err(raise)?;
         Ok(Loading::new(loading))
     }
@@ -169,6 +175,7 @@ impl GpuMemory {
 }
 
 impl GpuMemory {
+    #[expect(clippy::too_many_arguments, reason = "what its callers are given")]
     fn plan(
         &self,
         space: Space,
@@ -177,10 +184,11 @@ impl GpuMemory {
         parent: Option<PyBackedBytes>,
         part: u32,
         durability: &str,
+        request: Option<String>,
     ) -> PyResult<Save> {
         let parent = parent.map(|parent| parent.to_vec());
         let durability = self::durability(durability)?;
-        Ok(Save { memory: self.memory()?, space, keys: Packed::new(keys), blocks, parent, part, durability })
+        Ok(Save { memory: self.memory()?, space, keys: Packed::new(keys), blocks, parent, part, durability, request })
     }
 }
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import mmap
 import os
 import struct
+import subprocess
 import time
 from collections.abc import Callable
 from typing import Any
@@ -12,7 +14,7 @@ from typing import Any
 import kvtier
 import numpy as np
 import pytest
-from conftest import PATIENCE, Daemon, describe, keys
+from conftest import PATIENCE, Daemon, binary, describe, keys
 
 LAYERS, BLOCKS, TOKENS, HEADS, ELEMENTS = 3, 8, 16, 2, 8
 SHAPE = (LAYERS, 2, BLOCKS, TOKENS, HEADS, ELEMENTS)
@@ -81,6 +83,19 @@ def test_a_chain_is_saved_and_loaded_into_other_blocks_layer_by_layer(gpu: Daemo
         lent.release()
         with pytest.raises(kvtier.Error, match="released"):
             lent.save(space, keys(1), [0])
+
+
+def test_loads_and_saves_are_known_to_kvtier_why(gpu: Daemon) -> None:
+    space, memory = space_of(gpu), Memory()
+    with kvtier.LocalClient(gpu.local, tenant="test") as client:
+        lent = memory.lend(client)
+        lent.save(space, keys(3), [0, 1, 2], request="turn")
+        lent.save_start(space, keys(3), [0, 1, 2], request="turn").wait()
+        assert lent.load(space, keys(4), [4, 5, 6, 7], request="turn").finish() is None
+    command = [str(binary().with_name("kvtier")), "--endpoint", gpu.unix, "--json", "why", "turn", "-t", "test"]
+    told = json.loads(subprocess.run(command, capture_output=True, text=True, check=True, env={}).stdout)[0]["notes"]
+    told = [(note["call"], note["asked_blocks"], note["answered_blocks"], note["existing_blocks"]) for note in told]
+    assert told == [("save", 3, 3, 0), ("save", 3, 0, 3), ("load", 4, 3, 0)]
 
 
 def test_what_cannot_be_is_refused_by_its_name(gpu: Daemon) -> None:

@@ -239,6 +239,7 @@ class GpuMemory:
         parent: bytes | None = None,
         part: int = 0,
         durability: _Durability = "volatile",
+        request: str | None = None,
     ) -> list[Outcome]: ...
     def save_start(
         self,
@@ -249,6 +250,7 @@ class GpuMemory:
         parent: bytes | None = None,
         part: int = 0,
         durability: _Durability = "volatile",
+        request: str | None = None,
     ) -> Pending[list[Outcome]]: ...
     def load(
         self,
@@ -259,6 +261,7 @@ class GpuMemory:
         part: int = 0,
         layer_ends: Sequence[int] = ...,
         verify: bool = True,
+        request: str | None = None,
     ) -> Loading: ...
     def release(self) -> None: ...
 

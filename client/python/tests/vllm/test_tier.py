@@ -164,7 +164,7 @@ def test_natural_prompts_of_mixed_lengths(start: Start, engine: StartEngine) -> 
     first.ask("forget_host")
     flips += compare(expected, first.generate(prompts), "warm from host memory")
     first.ask("forget_host")
-    flips += compare(expected, first.generate(prompts, together=True), "warm, together")
+    flips += compare(expected, first.generate(prompts, together=True), "warm, together", batched=True)
     first.ask("settle")
     first.kill()
     daemon.kill()
