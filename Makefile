@@ -6,7 +6,7 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 # The last one gets the whole machine: never two cargo runs at a time.
 .NOTPARALLEL:
-.PHONY: help setup build demo test test-vllm gpu-check lint bench docs clean
+.PHONY: help setup build demo test test-vllm test-under-load gpu-check lint bench docs clean
 
 help: ## List the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{ printf "  make %-9s %s\n", $$1, $$2 }'
@@ -27,6 +27,9 @@ test-vllm: setup ## Run the full matrix of tests with a real vLLM (about an hour
 	@make/beat.sh "build" cargo build --release --workspace --locked --bins
 	make/vllm.sh
 	make/vllm.sh -m full -s
+
+test-under-load: build ## Run the workspace's tests while others want the cores and the disk: what is raced fails here
+	make/under-load.sh cargo test --release --workspace --locked --no-fail-fast
 
 gpu-check: setup ## Build the bundle that verifies the HBM tier on a GPU, prove it on the simulated device, run it if there is a GPU
 	make/gpu-check.sh
