@@ -185,7 +185,7 @@ def test_ends_of_loads_that_a_step_has_no_time_for_are_told_in_the_next_one_that
         world.step()
         noted.append(len(world.daemon.notes))
         told.append(world.daemon.told)
-    assert (noted, told) == ([3, 5, 5], [0, 0, 5]) and all(found.released for found in world.daemon.found)
+    assert (noted, told) == ([2, 4, 5], [0, 0, 5]) and all(found.released for found in world.daemon.found)
 
 
 def test_a_daemon_is_told_after_a_few_steps_even_if_none_has_time() -> None:
