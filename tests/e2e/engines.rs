@@ -4,10 +4,9 @@
 use std::collections::BTreeSet;
 
 use kvtier_proto::v1::{self, Durability, Tier};
+use kvtier_tests::follower::Follower;
 use kvtier_tests::publisher::{Publisher, endpoints};
-use kvtier_tests::wire::within;
 use kvtier_tests::{Block, Setup, World};
-use v1::event::Kind;
 use v1::subscribe_request::From;
 
 const RECORDED: &[u8] = include_bytes!("../fixtures/vllm/numbers.bin");
@@ -49,57 +48,6 @@ fn following(setup: Setup) -> Setup {
     setup.and("engine_events.a.space", "world")
 }
 
-/// Follows the node's events and remembers what engines hold.
-struct Follower {
-    answers: tonic::Streaming<v1::SubscribeResponse>,
-    held: BTreeSet<(String, i32, Vec<u8>)>,
-    keys: BTreeSet<Vec<u8>>,
-    resets: Vec<String>,
-    listed: bool,
-}
-
-impl Follower {
-    async fn new(world: &mut World, from: From) -> Self {
-        let request = v1::SubscribeRequest { from: Some(from), spaces: Vec::new() };
-        let answers = world.wire.client.subscribe(request).await.expect("a subscription").into_inner();
-        Self { answers, held: BTreeSet::new(), keys: BTreeSet::new(), resets: Vec::new(), listed: false }
-    }
-
-    async fn read_until(&mut self, what: &str, wanted: impl Fn(&Self) -> bool) {
-        within(what, async {
-            while !wanted(self) {
-                let batch = self.answers.message().await.expect("the stream goes on").expect("it does not end");
-                batch.events.into_iter().for_each(|event| self.apply(event.kind.expect("an event has a kind")));
-            }
-        })
-        .await;
-    }
-
-    fn apply(&mut self, kind: Kind) {
-        match kind {
-            Kind::Stored(stored) if !stored.engine.is_empty() => {
-                self.keys.insert(stored.key);
-                let news = self.held.insert((stored.engine, stored.tier, stored.block));
-                assert!(news, "a place is told of once");
-            }
-            Kind::Removed(removed) if !removed.engine.is_empty() => {
-                assert!(self.held.remove(&(removed.engine, removed.tier, removed.block)), "only what was there goes");
-            }
-            Kind::EngineReset(reset) => {
-                self.held.retain(|(engine, ..)| *engine != reset.engine);
-                self.resets.push(reset.reason);
-            }
-            Kind::Reset(_) => self.held.clear(),
-            Kind::SnapshotEnd(_) => self.listed = true,
-            Kind::Stored(_) | Kind::Removed(_) | Kind::SpaceOpened(_) | Kind::SpaceDropped(_) => {}
-        }
-    }
-
-    fn count(&self, tier: Tier) -> usize {
-        self.held.iter().filter(|(engine, at, _)| engine == "a" && *at == i32::from(tier)).count()
-    }
-}
-
 #[tokio::test]
 async fn an_engines_blocks_come_and_go_in_the_nodes_events() {
     let setup = Setup::default();
@@ -109,7 +57,7 @@ async fn an_engines_blocks_come_and_go_in_the_nodes_events() {
     engine.subscribed(1).await;
     let batches = recorded(b'A');
     (0..).zip(&batches[..4]).for_each(|(number, payload)| engine.publish(number, payload));
-    follower.read_until("what it stored", |follower| follower.count(Tier::Hbm) == ALL).await;
+    follower.read_until("what it stored", |follower| follower.count_of("a", Tier::Hbm) == ALL).await;
     assert!(follower.keys.iter().all(|key| key.len() == 8), "numbers of 64 bits");
     let mut late = Follower::new(&mut world, From::Snapshot(true)).await;
     late.read_until("the snapshot", |follower| follower.listed).await;
@@ -133,11 +81,11 @@ async fn a_missed_event_is_replayed_and_nothing_is_forgotten() {
     engine.subscribed(1).await;
     let batches = recorded(b'A');
     engine.publish(0, batches[0]);
-    follower.read_until("the first batch", |follower| follower.count(Tier::Hbm) == STORED[0]).await;
+    follower.read_until("the first batch", |follower| follower.count_of("a", Tier::Hbm) == STORED[0]).await;
     engine.keep(1, batches[1]);
     engine.keep(2, batches[2]);
     engine.publish(3, batches[3]);
-    follower.read_until("all four", |follower| follower.count(Tier::Hbm) == ALL).await;
+    follower.read_until("all four", |follower| follower.count_of("a", Tier::Hbm) == ALL).await;
     assert_eq!(follower.resets, [""; 0]);
 }
 
@@ -150,9 +98,9 @@ async fn what_no_replay_has_is_forgotten_with_everything_before_it() {
     engine.subscribed(1).await;
     let batches = recorded(b'A');
     engine.lose(0, batches[0]);
-    follower.read_until("the first batch", |follower| follower.count(Tier::Hbm) == STORED[0]).await;
+    follower.read_until("the first batch", |follower| follower.count_of("a", Tier::Hbm) == STORED[0]).await;
     engine.publish(3, batches[3]);
-    follower.read_until("the gap", |follower| follower.count(Tier::Hbm) == STORED[3]).await;
+    follower.read_until("the gap", |follower| follower.count_of("a", Tier::Hbm) == STORED[3]).await;
     assert_eq!(follower.resets, ["its events 1 to 2 were missed"]);
 }
 
@@ -165,14 +113,14 @@ async fn an_engine_that_dies_takes_its_blocks_along_and_one_that_comes_back_is_f
     let mut follower = Follower::new(&mut world, From::Tail(true)).await;
     engine.subscribed(1).await;
     engine.publish(0, recorded(b'A')[0]);
-    follower.read_until("its blocks", |follower| follower.count(Tier::Hbm) == STORED[0]).await;
+    follower.read_until("its blocks", |follower| follower.count_of("a", Tier::Hbm) == STORED[0]).await;
     drop(engine);
     follower.read_until("its end", |follower| follower.held.is_empty()).await;
     assert!(follower.resets[0].starts_with("the engine cannot be followed"), "{:?}", follower.resets);
     // The new one has stored something before anybody listened.
     let engine = Publisher::start(&folder);
     engine.keep(0, recorded(b'B')[0]);
-    follower.read_until("the new one's blocks", |follower| follower.count(Tier::Hbm) == 14).await;
+    follower.read_until("the new one's blocks", |follower| follower.count_of("a", Tier::Hbm) == 14).await;
     drop(engine);
 }
 
@@ -186,7 +134,7 @@ async fn a_daemon_that_restarts_asks_the_engine_for_everything_again() {
     (0..).zip(&batches[..4]).for_each(|(number, payload)| engine.publish(number, payload));
     let mut world = world.crash_and_restart().await;
     let mut follower = Follower::new(&mut world, From::Snapshot(true)).await;
-    follower.read_until("what it held", |follower| follower.count(Tier::Hbm) == ALL).await;
+    follower.read_until("what it held", |follower| follower.count_of("a", Tier::Hbm) == ALL).await;
 }
 
 #[tokio::test]
@@ -198,11 +146,11 @@ async fn a_batch_that_cannot_be_read_puts_everything_in_doubt_and_the_next_is_ta
     engine.subscribed(1).await;
     let batches = recorded(b'A');
     engine.publish(0, batches[0]);
-    follower.read_until("the first batch", |follower| follower.count(Tier::Hbm) == STORED[0]).await;
+    follower.read_until("the first batch", |follower| follower.count_of("a", Tier::Hbm) == STORED[0]).await;
     engine.publish(1, &batches[1][..100]);
     follower.read_until("the doubt", |follower| follower.held.is_empty()).await;
     engine.publish(2, batches[2]);
-    follower.read_until("the next", |follower| follower.count(Tier::Hbm) == STORED[2]).await;
+    follower.read_until("the next", |follower| follower.count_of("a", Tier::Hbm) == STORED[2]).await;
     engine.publish(3, &cleared());
     follower.read_until("the end", |follower| follower.held.is_empty()).await;
     assert_eq!(follower.resets.len(), 2, "{:?}", follower.resets);
@@ -222,11 +170,11 @@ async fn one_node_follows_what_another_publishes() {
     let mut second = World::of(following(setup).start()).await;
     let mut follower = Follower::new(&mut second, From::Snapshot(true)).await;
     // By replay; host memory is medium CPU, which is another's own memory to the second node.
-    follower.read_until("what was there", |follower| follower.count(Tier::Engine) == 10).await;
+    follower.read_until("what was there", |follower| follower.count_of("a", Tier::Engine) == 10).await;
     first.store(&chain[10..], Durability::Durable).await;
-    follower.read_until("what came", |follower| follower.count(Tier::Engine) == 20).await;
+    follower.read_until("what came", |follower| follower.count_of("a", Tier::Engine) == 20).await;
     let keys: BTreeSet<Vec<u8>> = chain.iter().map(|block| block.key.to_vec()).collect();
-    assert_eq!((follower.keys.clone(), follower.count(Tier::Hbm)), (keys.clone(), 0), "NVMe is left out");
+    assert_eq!((follower.keys.clone(), follower.count_of("a", Tier::Hbm)), (keys.clone(), 0), "NVMe is left out");
     let keys = keys.into_iter().collect();
     first.wire.client.delete(v1::DeleteRequest { space: first.space.clone(), keys }).await.expect("deleted");
     follower.read_until("their end", |follower| follower.held.is_empty()).await;

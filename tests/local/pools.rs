@@ -1,14 +1,11 @@
 //! The pools in GPU memory and the rest of the node: what is deleted goes from there at once, what is there is told of in the
 //! node's events, and what is only there of the fast tiers is brought back from there.
 
-use std::collections::BTreeSet;
-
 use kvtier_client::local::LoadChain;
 use kvtier_proto::v1::{self, Durability, Tier};
 use kvtier_tests::block::{keys, payload};
-use kvtier_tests::wire::within;
+use kvtier_tests::follower::Follower;
 use kvtier_tests::{Block, World};
-use v1::event::Kind;
 use v1::subscribe_request::From;
 
 use super::hot::{BYTES, POOL, load, plain, press, warm};
@@ -68,84 +65,38 @@ async fn a_dropped_space_leaves_nothing_in_gpu_memory() {
     assert_eq!((tier(&status).blocks, tier(&status).used_bytes), (0, 0));
 }
 
-/// What a router believes of the pools, from the node's events.
-struct Router {
-    answers: tonic::Streaming<v1::SubscribeResponse>,
-    held: BTreeSet<Vec<u8>>,
-    stored: usize,
-    reasons: Vec<String>,
-    listed: bool,
-}
-
-impl Router {
-    async fn new(world: &mut World, from: From) -> Self {
-        let request = v1::SubscribeRequest { from: Some(from), spaces: vec![world.space.clone()] };
-        let answers = world.wire.client.subscribe(request).await.expect("a subscription").into_inner();
-        Self { answers, held: BTreeSet::new(), stored: 0, reasons: Vec::new(), listed: false }
-    }
-
-    async fn read_until(&mut self, what: &str, wanted: impl Fn(&Self) -> bool) {
-        within(what, async {
-            while !wanted(self) {
-                let batch = self.answers.message().await.expect("the stream goes on").expect("it does not end");
-                batch.events.into_iter().for_each(|event| self.apply(event.kind.expect("an event has a kind")));
-            }
-        })
-        .await;
-    }
-
-    fn apply(&mut self, kind: Kind) {
-        match kind {
-            Kind::Stored(stored) if stored.tier() == Tier::Hbm => {
-                assert_eq!(stored.engine, "kvtierd/gpu0");
-                assert!(self.held.insert(stored.block), "told of once");
-                self.stored += 1;
-            }
-            Kind::Removed(removed) if removed.tier() == Tier::Hbm => {
-                assert!(self.held.remove(&removed.block), "only what was there goes");
-            }
-            Kind::EngineReset(reset) if reset.engine == "kvtierd/gpu0" => {
-                self.held.clear();
-                self.reasons.push(reset.reason);
-            }
-            Kind::Reset(_) => self.held.clear(),
-            Kind::SnapshotEnd(_) => self.listed = true,
-            _ => {}
-        }
-    }
-}
-
 #[tokio::test]
 async fn routers_hear_what_is_in_gpu_memory_and_what_is_not_any_more() {
     let mut world = gpu_world(POOL).await;
-    let mut router = Router::new(&mut world, From::Tail(true)).await;
+    let mut router = Follower::new(&mut world, From::Tail(true)).await;
     let client = writer(&world);
     let kv = kv();
     let lent = kv.lend(&client);
     let chain = Block::chain("told", 3, BYTES);
     store(&client, digest(&world), &chain);
     warm(&kv, &lent, &mut world, &chain, 3).await;
-    router.read_until("three blocks in GPU memory", |router| router.held.len() == 3).await;
+    router.read_until("three blocks in GPU memory", |router| router.count_of("kvtierd/gpu0", Tier::Hbm) == 3).await;
     let first = router.held.clone();
     // Room for 51: eviction.
     press(&kv, &lent, &mut world, &client, 0..10).await;
     router.read_until("every block that came", |router| router.stored == 83).await;
     let now = tier(&status(&mut world).await).blocks as usize;
     router.read_until("what was evicted", |router| router.held.len() == now).await;
+    assert_eq!(router.count_of("kvtierd/gpu0", Tier::Hbm), now, "all of it in the pool of that GPU");
     assert!(now <= 51 && router.held.is_disjoint(&first), "the oldest have gone");
-    let mut late = Router::new(&mut world, From::Snapshot(true)).await;
+    let mut late = Follower::new(&mut world, From::Snapshot(true)).await;
     late.read_until("the snapshot", |router| router.listed).await;
     assert_eq!(late.held, router.held, "who comes later hears the same");
     // A worker's memory that is freed takes the GPU with it.
     kv.files.iter().for_each(|file| file.set_len(0).expect("shortened"));
     let loading = lent.load(&LoadChain::new(digest(&world), &keys(&chain), &[0, 1, 2])).expect("answered");
     assert!(loading.finish().expect("answered").is_err());
-    router.read_until("the GPU to be lost", |router| !router.reasons.is_empty()).await;
+    router.read_until("the GPU to be lost", |router| !router.resets.is_empty()).await;
     assert!(router.held.is_empty() && tier(&status(&mut world).await).blocks == 0);
     drop((router, late, lent, client));
     world = world.crash_and_restart().await;
     wait_for_gpu(&mut world).await;
-    let mut router = Router::new(&mut world, From::Snapshot(true)).await;
+    let mut router = Follower::new(&mut world, From::Snapshot(true)).await;
     router.read_until("the snapshot", |router| router.listed).await;
     assert!(router.held.is_empty(), "a restart begins with nothing");
 }

@@ -85,7 +85,6 @@ impl Shared {
                 Fetched::Verified => {
                     let outcome = LoadOutcome::Verified;
                     let key = self.key_of(&leg, &outcome);
-                    self.meter.annex_loads.add(1);
                     self.land(&mut self.lock(), &leg, &outcome, key);
                 }
                 Fetched::Not => failed.push(leg),

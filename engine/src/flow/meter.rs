@@ -103,8 +103,6 @@ pub struct Meter {
     pub put_copied_bytes: Counter,
     /// Payload bytes of puts that their writers had written in place.
     pub put_in_place_bytes: Counter,
-    /// Blocks brought up from the annex instead of from NVMe.
-    pub annex_loads: Counter,
     /// Puts of blocks that were there.
     pub duplicates: Counter,
     /// Blocks queued for NVMe by the admission policy.
