@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Builds the bundle that verifies the HBM tier on a machine with a GPU, proves its harness on the simulated device, and runs
-# it here if there is a GPU. The bundle needs nothing but an NVIDIA driver: copy the folder there and start run.sh.
+# Builds the bundle that verifies the HBM tier on a machine with a GPU, proves its harness on the simulated device and on the
+# stand-in for NVIDIA's driver, and runs it here if there is a GPU. The bundle needs nothing but an NVIDIA driver: copy the folder there and start run.sh.
 #   make/gpu-check.sh           the bundle is .kvtier/gpu-check
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -46,12 +46,31 @@ if ((status != 1)) || ! grep -q '^FAILED' "$bundle/planted.log"; then
   echo "gpu-check: a run with a planted fault ended with $status and should have ended with 1" >&2
   exit 1
 fi
-echo "== as it should: $(tail -n 1 "$bundle/planted.log")"
+echo "== as it should: $(grep ' checks, ' "$bundle/planted.log")"
+
+# The calls of the driver, too, as far as its documentation goes: device memory is host memory and the kernels run on the CPU.
+stand_in=$(mktemp -d)
+trap 'rm -rf "$stand_in"' EXIT
+make/driver-stand-in.sh "$stand_in/good"
+make/driver-stand-in.sh "$stand_in/wrong" -DPLANT_WRONG_BYTE
+echo "== the harness on the stand-in for the driver, which is NO HARDWARE"
+LD_LIBRARY_PATH=$stand_in/good KVTIER_DRIVER_LEAKS=tell "$bundle/kvtier-bench" gpu --rounds 1 --out "$bundle/on-stand-in"
+echo "== the same with kernels that are wrong by a bit, which must fail"
+status=0
+LD_LIBRARY_PATH=$stand_in/wrong "$bundle/kvtier-bench" gpu --checks-only --out "$bundle/wrong" > "$bundle/wrong.log" 2>&1 || status=$?
+if ((status != 1)) || ! grep -q '^FAILED' "$bundle/wrong.log"; then
+  cat "$bundle/wrong.log" >&2
+  echo "gpu-check: a run with wrong kernels ended with $status and should have ended with 1" >&2
+  exit 1
+fi
+echo "== as it should: $(grep ' checks, ' "$bundle/wrong.log")"
 
 for python in .kvtier/vllm-venv/bin/python python3; do
   if "$python" -c 'import torch, transformers' 2> /dev/null; then
     echo "== the stand-in worker through kvtierd on the simulated device"
     PYTHONPATH=$bundle/python "$python" "$bundle/standin_worker.py" "$bundle/kvtierd" --daemon --simulated | tee "$bundle/standin-simulated.log"
+    echo "== the same on the stand-in for the driver, which is NO HARDWARE"
+    KVTIER_DRIVER_STAND_IN=$stand_in/good PYTHONPATH=$bundle/python "$python" "$bundle/standin_worker.py" "$bundle/kvtierd" --daemon --simulated
     break
   fi
 done

@@ -8,6 +8,8 @@ must compute identical logits.
 Needs PyTorch (with a GPU, unless it is simulated) and transformers; no weights: the model is made from a seed. The store
 opens the worker's memory by CUDA IPC; a simulated GPU opens a file of the worker instead. With a daemon the first worker
 saves durably, and the daemon is killed and started again, too: what the second worker loads has been on NVMe.
+
+KVTIER_DRIVER_STAND_IN=FOLDER with --simulated: the daemon drives what make/driver-stand-in.sh has put there, not its simulated GPU.
 """
 
 import ctypes
@@ -29,6 +31,8 @@ LOADED_AT = [(7 * number + 3) % BLOCKS for number in range(PROMPT_TOKENS // TOKE
 
 SIMULATED = "--simulated" in sys.argv
 DAEMON = "--daemon" in sys.argv
+#: Where a stand-in for NVIDIA's driver lies, if the daemon is to use one.
+DRIVER = os.environ.get("KVTIER_DRIVER_STAND_IN")
 DEVICE = "cpu" if SIMULATED else "cuda"
 #: How long anything of the daemon may take, in seconds.
 PATIENCE = 60.0
@@ -158,13 +162,14 @@ class Daemon:
             "host.bytes": "256MiB",
             "nvme.bytes": "512MiB",
             "hbm.workers": "true",
-            "hbm.device": "simulated" if SIMULATED else "auto",
+            "hbm.device": "simulated" if SIMULATED and not DRIVER else "auto",
         }
         command = [self.binary, "--create", "--data-directory", self.data]
         for name, value in settings.items():
             command += ["--set", f"{name}={value}"]
         self.log = open(os.path.join(self.data + ".log"), "ab")
-        self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=self.log, env={})
+        environment = {"LD_LIBRARY_PATH": DRIVER} if DRIVER else {}
+        self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=self.log, env=environment)
         with open(os.path.join(os.path.dirname(self.data), "pid"), "w") as pid:
             pid.write(str(self.process.pid))
         deadline = time.monotonic() + PATIENCE
@@ -201,6 +206,11 @@ def lend(folder, memory):
     told = describe(memory)
     handles = [bytes.fromhex(handle) for handle in told.pop("handles")]
     surfaces = [(0, offset) for offset in told.pop("offsets")]
+    if not SIMULATED:
+        import torch
+
+        # Not by its place: this process may see fewer GPUs than the daemon.
+        told["gpu"] = str(torch.cuda.get_device_properties(memory.device).uuid)
     lent = client.import_gpu_memory(handles, surfaces, **told)
     return lent, space, [f"prompt/{number}".encode() for number in range(PROMPT_TOKENS // TOKENS)]
 
@@ -328,7 +338,7 @@ def through_daemon(binary):
                 sys.exit(f"the second worker ended with {second}")
         finally:
             daemon.kill()
-    where = "a simulated GPU" if SIMULATED else "a GPU"
+    where = "a stand-in for the driver" if DRIVER else "a simulated GPU" if SIMULATED else "a GPU"
     print(f"through kvtierd on {where}, killed in between: the stand-in worker computed identical logits")
 
 

@@ -163,7 +163,7 @@ impl Serving {
         let requests = RequestLog::new(Arc::clone(&assembly.clock), ground.config.limits.request_log_bytes);
         let service = service_of(ground, assembly, &readiness, &requests);
         let local = serve_local(ground, assembly, &service, requests)?;
-        let (putting, subscribing, serving) = (service.clone(), service.clone(), service.clone());
+        let serving = service.clone();
         let index = Arc::clone(&assembly.index);
         let relays = Relays::begin(&ground.config, assembly).await?;
         ground.metrics.watch(Arc::new(NodeFigures {
@@ -171,8 +171,8 @@ impl Serving {
             domain_names: domain_names(&ground.config).map(str::to_owned).collect(),
             hbm: assembly.hbm.clone(),
             index_flushed_seq: Arc::new(move || index.flushed()),
-            subscribers: Arc::new(move || subscribing.subscribers()),
-            put_in_flight_bytes: Arc::new(move || putting.put_in_flight_bytes()),
+            subscribers: Arc::new(service.subscribers()),
+            put_in_flight_bytes: Arc::new(service.put_in_flight_bytes()),
             followed: relays.followers.counts.clone(),
             published: relays.publisher.as_ref().map(Publisher::count),
         }));

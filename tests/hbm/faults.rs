@@ -56,13 +56,7 @@ pub(crate) fn plain(memory_bytes: u64) -> KvLayout {
 
 fn gather(blocks: u64, keep: Box<dyn std::any::Any + Send>) -> ChainMove {
     let block = |number| ChainBlock { number, place: BlockPlace::Host(slot(number, 32_768)), expect_crc: None };
-    ChainMove {
-        direction: Direction::Gather,
-        blocks: (0..blocks).map(block).collect(),
-        layers: vec![],
-        part: None,
-        keep,
-    }
+    ChainMove::new(Direction::Gather, (0..blocks).map(block).collect(), keep)
 }
 
 #[test]
@@ -275,7 +269,7 @@ fn bad_moves_are_refused_with_what_is_wrong() {
         (vec![at(0, BlockPlace::Pool(slot(1_000_000, 32_768)))], vec![], "outside the pool"),
     ];
     for (blocks, layers, expected) in calls {
-        let call = ChainMove { direction: Direction::Gather, blocks, layers, part: None, keep: Box::new(()) };
+        let call = ChainMove { layers, ..ChainMove::new(Direction::Gather, blocks, Box::new(())) };
         let why = imported.begin(&rig.tier, call).map(drop).unwrap_err().to_string();
         assert!(why.contains(expected), "{why:?} does not say {expected:?}");
     }

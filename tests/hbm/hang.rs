@@ -83,7 +83,7 @@ fn kept() -> (Box<Kept>, Receiver<()>) {
 fn chain(direction: Direction, blocks: u64, keep: Box<Kept>) -> ChainMove {
     let block = |number| ChainBlock { number, place: BlockPlace::Host(slot(number, 32_768)), expect_crc: None };
     let blocks = (0..blocks).map(block).collect();
-    ChainMove { direction, blocks, layers: vec![], part: None, keep }
+    ChainMove::new(direction, blocks, keep)
 }
 
 #[test]

@@ -2,7 +2,9 @@
 //! are compiled, and the real driver's absence is met.
 
 mod conformance;
+mod driver;
 mod faults;
+mod fresh;
 mod hang;
 mod kernels;
 mod pool;

@@ -19,15 +19,15 @@ use super::rig::{MIB, Rig, settings, slot};
 const LENGTH: u32 = 45_000;
 const TTL: Duration = Duration::from_secs(30);
 
-struct Hot {
-    rig: Rig,
-    pool: Arc<HotPool>,
+pub(crate) struct Hot {
+    pub(crate) rig: Rig,
+    pub(crate) pool: Arc<HotPool>,
     news: Arc<Mutex<Vec<PoolNews>>>,
 }
 
 impl Hot {
     /// Room for 20 blocks.
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let rig = Rig::with(1, 1, settings(MIB));
         let spawn = Arc::new(rig.tasks.clone());
         let clock = Arc::new(rig.clock.clone());
@@ -40,7 +40,7 @@ impl Hot {
     }
 
     /// What was told since it was asked last.
-    fn told(&self) -> Vec<PoolNews> {
+    pub(crate) fn told(&self) -> Vec<PoolNews> {
         std::mem::take(&mut self.news.lock().expect("a list"))
     }
 
@@ -73,7 +73,7 @@ impl Hot {
         self.rig.run(self.pool.promote(0, header, 1, from, Box::new(())))
     }
 
-    fn promote(&self, number: u64) -> Promotion {
+    pub(crate) fn promote(&self, number: u64) -> Promotion {
         self.promote_below(number, None)
     }
 

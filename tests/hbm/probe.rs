@@ -4,7 +4,7 @@ use std::panic;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use kvtier_hbm::cuda::{Absent, CudaGpu, probe};
+use kvtier_hbm::cuda::{Absent, Machine, probe};
 
 /// kvtierd ends at any panic, caught or not, so not even a caught one may happen.
 #[test]
@@ -20,10 +20,13 @@ fn the_probe_answers_and_never_panics() {
         told(info);
     }));
     let answer = probe();
-    let opened = CudaGpu::open_all().map(|gpus| gpus.len());
+    let opened = Machine::open().map(|machine| machine.gpus.len());
     assert_eq!(panics.load(Ordering::SeqCst), 0);
     match answer {
-        Ok(count) => assert!(opened.is_ok_and(|opened| opened as u32 <= count)),
+        Ok(count) => match opened {
+            Ok(opened) => assert!((1..=count as usize).contains(&opened)),
+            Err(absent) => assert!(matches!(absent, Absent::Unusable(..)), "{absent}"),
+        },
         Err(absent) => {
             assert_eq!(opened, Err(absent.clone()));
             assert!(!absent.to_string().is_empty());

@@ -29,7 +29,8 @@ pub fn host_copy(world: &World, payload: &[u8]) {
     assert_eq!(found, 1, "the payload is in host memory once");
 }
 
-/// Changes a byte of every copy of the payload in the daemon's own memory: there is what a simulated GPU has.
+/// Changes a byte of every copy of the payload in the daemon's own memory, or in what the driver's stand-in has for device
+/// memory: there is what its GPU has.
 #[track_caller]
 pub fn pool_copy(world: &World, payload: &[u8]) {
     let process = world.daemon.endpoints().pid;
@@ -40,7 +41,9 @@ pub fn pool_copy(world: &World, payload: &[u8]) {
         let line = line.expect("read");
         let words: Vec<&str> = line.split_whitespace().collect();
         // Private, and of no file.
-        if words[1] != "rw-p" || words[4] != "0" {
+        let of_simulated = words[1] == "rw-p" && words[4] == "0";
+        let of_driver = words[1] == "rw-s" && words.get(5).is_some_and(|file| file.starts_with("/memfd:kvtier-device"));
+        if !of_simulated && !of_driver {
             continue;
         }
         let (from, to) = words[0].split_once('-').expect("a range");

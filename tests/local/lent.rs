@@ -1,4 +1,5 @@
-//! KV memory as a worker without a GPU lends it: files, and a gate that decides when the simulated GPU goes on.
+//! KV memory as a worker without a GPU lends it: files, and a gate that decides when the GPU goes on. The GPU is the simulated
+//! one, or what the stand-in for NVIDIA's driver makes of the CPU: [`on_driver`] decides, for all tests here.
 
 use std::fs::File;
 use std::io::{PipeReader, PipeWriter, Write};
@@ -11,16 +12,42 @@ use kvtier_hbm::conformance::{Dice, gather, scatter};
 use kvtier_hbm::layout::{KvLayout, Surface};
 use kvtier_hbm::simulated::shared_handle;
 use kvtier_proto::v1;
-use kvtier_tests::World;
+use kvtier_tests::{Setup, World, driver};
 use rustix::fs::MemfdFlags;
 
-/// Settings of a daemon with a simulated GPU whose workers may lend memory.
-pub const GPU: &[(&str, &str)] = &[("hbm.workers", "true"), ("hbm.device", "simulated")];
+/// Where this is set in the environment of the tests, their daemons use the driver.
+pub const ON_DRIVER: &str = "KVTIER_TEST_ON_DRIVER";
 
-/// A world on such a daemon, with these settings on top, once the GPU is open.
+/// Whether the daemons' GPU is the driver's.
+pub fn on_driver() -> bool {
+    std::env::var_os(ON_DRIVER).is_some()
+}
+
+/// Settings of a daemon with a GPU whose workers may lend memory, and these on top.
+pub fn gpu_setup(settings: &[(&str, &str)]) -> Setup {
+    if on_driver() {
+        return driver_setup(settings);
+    }
+    Setup::with(settings).and("hbm.workers", "true").and("hbm.device", "simulated")
+}
+
+/// The same with the driver's stand-in. What is left in its context when the daemon ends, ends it badly; so do streams that race.
+/// `KVTIER_DRIVER_SEED` is handed on.
+pub fn driver_setup(settings: &[(&str, &str)]) -> Setup {
+    let seed = std::env::var_os("KVTIER_DRIVER_SEED").unwrap_or_else(|| "1".into());
+    // A measurement makes calls, and faults are counted in them.
+    let unmeasured: &[_] = &[("hbm.copied_from", "64KiB")];
+    Setup::with(&[unmeasured, settings].concat())
+        .and("hbm.workers", "true")
+        .with_variable("LD_LIBRARY_PATH", driver::stand_in().to_string_lossy())
+        .with_variable("KVTIER_DRIVER_LEAKS", "abort")
+        .with_variable("KVTIER_DRIVER_RACES", "abort")
+        .with_variable("KVTIER_DRIVER_SEED", seed.to_string_lossy())
+}
+
+/// A world on such a daemon, once the GPU is open.
 pub async fn gpu_world(settings: &[(&str, &str)]) -> World {
-    let all: Vec<_> = GPU.iter().chain(settings).copied().collect();
-    let mut world = World::with(&all).await;
+    let mut world = World::of(gpu_setup(settings).start()).await;
     wait_for_gpu(&mut world).await;
     world
 }
@@ -92,7 +119,7 @@ impl Kv {
     }
 }
 
-/// Keeps a simulated GPU waiting before every piece of work on a memory.
+/// Keeps a GPU waiting before every piece of work on a memory.
 pub struct Gate {
     pub exit: PipeReader,
     entrance: PipeWriter,

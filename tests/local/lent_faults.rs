@@ -1,7 +1,5 @@
 //! Workers that vanish, memory that is freed, a GPU that hangs, and requests that make no sense.
 
-use std::os::fd::AsRawFd;
-
 use kvtier_client::local::{Committed, GpuLayout, GpuMemory, LoadChain, NotMoved, SaveChain};
 use kvtier_client::{ClientError, LocalClient};
 use kvtier_proto::v1;
@@ -40,7 +38,7 @@ fn tier_of_nvme(status: &v1::StatusResponse) -> u64 {
 }
 
 /// The host path goes on as if there were no GPU.
-fn host_path_works(world: &World, name: &str) {
+pub fn host_path_works(world: &World, name: &str) {
     let chain = Block::chain(name, 3, BYTES);
     store(&writer(world), digest(world), &chain);
     expect(&acquire(&reader(world), digest(world), &keys(&chain)), &chain);
@@ -58,7 +56,7 @@ async fn a_worker_killed_in_a_load_is_forgotten_behind_its_last_job() {
         .await;
     let mut gate = Gate::new();
     let mut puppet = Puppet::start(&world);
-    puppet.ask(&format!("lend {} {}", std::process::id(), gate.exit.as_raw_fd()));
+    puppet.lend(&gate);
     assert_eq!(puppet.ask("load there 3"), "3 blocks");
     gate.let_pass(1);
     puppet.kill();
@@ -78,7 +76,7 @@ async fn what_a_worker_killed_in_a_save_had_begun_is_never_seen_and_free_behind_
     let mut world = gpu_world(&[]).await;
     let gate = Gate::new();
     let mut puppet = Puppet::start(&world);
-    puppet.ask(&format!("lend {} {}", std::process::id(), gate.exit.as_raw_fd()));
+    puppet.lend(&gate);
     puppet.tell("save half 3");
     local_until(&mut world, "a save under way", |local| local.moves == 1).await;
     puppet.kill();
@@ -114,6 +112,8 @@ async fn memory_freed_in_a_load_poisons_the_gpu_and_the_host_path_goes_on() {
     assert!(lost(saved.expect("answered").map(drop)));
     let status = world.wire.status_until("a poisoned GPU", |status| tier(status).state == "poisoned").await;
     assert!(tier(&status).detail.contains("restart the daemon"), "{:?}", tier(&status));
+    let alarm = status.alarms.iter().find(|alarm| alarm.starts_with("hbm_poisoned: device 0 takes nothing"));
+    assert!(alarm.is_some() && status.state == "degraded", "{}: {:?}", status.state, status.alarms);
     host_path_works(&world, "after");
     drop((lent, bystander, client));
     wait_until_nothing_moves(&mut world).await;
@@ -152,7 +152,7 @@ async fn what_makes_no_sense_is_refused_with_thing_value_and_remedy() {
     let client = writer(&world);
     let (mine, chain) = (kv(1), Block::chain("sense", 2, BYTES));
     let (space, names) = (digest(&world), keys(&chain));
-    let refused = |client: &LocalClient, gpu, handles: &[[u8; 64]], layout: &GpuLayout| {
+    let refused = |client: &LocalClient, gpu: u32, handles: &[[u8; 64]], layout: &GpuLayout| {
         client.import_gpu_memory(gpu, handles, layout).map(drop).expect_err("refused").to_string()
     };
     let (handles, good) = (mine.handles(None), told(&mine.layout));
@@ -172,6 +172,12 @@ async fn what_makes_no_sense_is_refused_with_thing_value_and_remedy() {
     ] {
         let why = refused(&client, gpu, &handles, &layout);
         assert!(why.contains(expected), "{why:?} does not say {expected:?}");
+    }
+    let named = |uuid: &str| client.import_gpu_memory(uuid, &mine.handles(None), &told(&mine.layout)).map(drop);
+    let why = named("GPU-0123").expect_err("refused").to_string();
+    assert!(why.contains("gpu_uuid is GPU-0123: the daemon has GPU-00000000-0000-0000-0000-000000000001"), "{why}");
+    for uuid in ["GPU-00000000-0000-0000-0000-000000000001", "00000000-0000-0000-0000-000000000001"] {
+        named(uuid).expect("that GPU");
     }
     let lent = mine.lend(&client);
     let says = |error: ClientError, expected: &str| assert!(error.to_string().contains(expected), "{error}");
@@ -232,6 +238,24 @@ async fn a_connection_lends_and_loads_no_more_than_it_may_and_gets_it_back() {
     }
     assert_eq!(wanted(&gated).finish().expect("answered"), Ok(()));
     drop((all, gated, busy, client));
+    wait_until_nothing_moves(&mut world).await;
+}
+
+#[tokio::test]
+async fn memory_that_is_lent_twice_is_reached_until_both_are_given_back() {
+    let mut world = gpu_world(&[]).await;
+    let (mine, client, other) = (kv(1), writer(&world), writer(&world));
+    let chain = Block::chain("both", 3, BYTES);
+    store(&client, digest(&world), &chain);
+    let (first, second) = (mine.lend(&client), mine.lend(&other));
+    assert_eq!(load(&first, &world, &chain), Ok(()));
+    first.release().expect("answered");
+    let blocks: Vec<_> = chain.iter().zip(3..).map(|(block, number)| (number, &block.payload[..])).collect();
+    let (right, names) = (mine.with(&blocks), keys(&chain));
+    let loading = second.load(&LoadChain::new(digest(&world), &names, &[3, 4, 5])).expect("answered");
+    assert_eq!(loading.finish().expect("answered"), Ok(()));
+    assert!(mine.bytes() == right);
+    drop((second, client, other));
     wait_until_nothing_moves(&mut world).await;
 }
 

@@ -1,12 +1,12 @@
 //! A client in a process of its own, that does what it is told on its standard input, and can be killed and stopped.
 
 use std::io::{BufRead, BufReader, PipeReader, Write};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
-use super::lent::{Kv, nhd, told};
+use super::lent::{Gate, Kv, nhd, told};
 use kvtier_client::local::{
     AcquireChain, Acquired, GpuMemory, Lengths, LoadChain, Loading, ReserveChain, SaveChain, Slot,
 };
@@ -59,6 +59,11 @@ impl Puppet {
     pub fn ask(&mut self, order: &str) -> String {
         self.tell(order);
         self.answer()
+    }
+
+    /// Has it lend memory of its own behind a gate of this process.
+    pub fn lend(&mut self, gate: &Gate) {
+        self.ask(&format!("lend {} {}", std::process::id(), gate.exit.as_raw_fd()));
     }
 
     /// Tells it what to do.
@@ -191,12 +196,13 @@ impl Dancer {
                 self.loading = Some(loading);
                 format!("{count} blocks")
             }
-            ["save", name, count] => {
+            ["save" | "save-to-pool", name, count] => {
                 let names = keys(&chain(name, count, "16384"));
                 let blocks: Vec<u64> = (0..names.len() as u64).collect();
                 let (_, space) = self.client();
                 let lent = &self.lent.as_ref().expect("lent").1;
-                let saved = lent.save(&SaveChain::new(space, &names, &blocks));
+                let to_pool = words[0] == "save-to-pool";
+                let saved = lent.save(&SaveChain { to_pool, ..SaveChain::new(space, &names, &blocks) });
                 format!("{saved:?}").chars().take(200).collect()
             }
             _ => panic!("no such order: {words:?}"),

@@ -1,4 +1,4 @@
-//! Finding the daemon's binary: beside the tests, or built on the spot.
+//! Finding the binaries: beside the tests, or built on the spot.
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -9,19 +9,25 @@ use std::sync::OnceLock;
 /// is: building it alone would select other features and compile RocksDB again.
 pub fn kvtierd() -> PathBuf {
     static FOUND: OnceLock<PathBuf> = OnceLock::new();
-    FOUND.get_or_init(find_or_build).clone()
+    FOUND.get_or_init(|| find_or_build("kvtierd")).clone()
 }
 
-fn find_or_build() -> PathBuf {
+/// The `kvtier-bench` of this build.
+pub fn bench() -> PathBuf {
+    static FOUND: OnceLock<PathBuf> = OnceLock::new();
+    FOUND.get_or_init(|| find_or_build("kvtier-bench")).clone()
+}
+
+fn find_or_build(name: &str) -> PathBuf {
     let own = std::env::current_exe().expect("a test has an executable");
     let profile = own.ancestors().find(|at| at.ends_with("deps")).and_then(|deps| deps.parent());
     let profile = profile.expect("cargo runs tests from a deps folder").to_path_buf();
-    let binary = profile.join("kvtierd");
+    let binary = profile.join(name);
     if binary.exists() {
         return binary;
     }
     let mut build = Command::new(option_env!("CARGO").unwrap_or("cargo"));
-    build.args(["build", "--quiet", "--workspace", "--bin", "kvtierd"]);
+    build.args(["build", "--quiet", "--workspace", "--bin", name]);
     if profile.ends_with("release") {
         build.arg("--release");
     }
@@ -29,7 +35,7 @@ fn find_or_build() -> PathBuf {
         build.arg("--target-dir").arg(target);
     }
     let built = build.current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/..")).status();
-    assert!(built.is_ok_and(|status| status.success()), "kvtierd could not be built");
+    assert!(built.is_ok_and(|status| status.success()), "{name} could not be built");
     assert!(binary.exists(), "{} is not there after building it", binary.display());
     binary
 }

@@ -39,6 +39,7 @@ const SMALL: [(&str, &str); 11] = [
 pub struct Setup {
     folder: Arc<TempDir>,
     settings: Vec<(String, String)>,
+    environment: Vec<(String, String)>,
 }
 
 impl Default for Setup {
@@ -53,7 +54,7 @@ impl Setup {
         let folder = tempfile::Builder::new().prefix("kvtier-test-").tempdir().expect("a folder can be made");
         let own = |(key, value): &(&str, &str)| ((*key).to_owned(), (*value).to_owned());
         let settings = SMALL.iter().chain(settings).map(own).collect();
-        Self { folder: Arc::new(folder), settings }
+        Self { folder: Arc::new(folder), settings, environment: Vec::new() }
     }
 
     /// The same with one more setting.
@@ -61,6 +62,18 @@ impl Setup {
     pub fn and(mut self, key: &str, value: &str) -> Self {
         self.settings.push((key.to_owned(), value.to_owned()));
         self
+    }
+
+    /// The same with one more variable of the environment, which is empty otherwise.
+    #[must_use]
+    pub fn with_variable(mut self, name: &str, value: impl Into<String>) -> Self {
+        self.environment.push((name.to_owned(), value.into()));
+        self
+    }
+
+    /// Keeps the test's folder.
+    pub fn keep(&self) -> Arc<TempDir> {
+        Arc::clone(&self.folder)
     }
 
     /// The test's folder; the data directory is in it.
@@ -78,6 +91,7 @@ impl Setup {
     pub fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(binary::kvtierd());
         command.args(arguments).arg("--create").arg("--data-directory").arg(self.data()).env_clear();
+        command.envs(self.environment.iter().map(|(name, value)| (name, value)));
         for (key, value) in &self.settings {
             if key != "data_directory" {
                 command.arg("--set").arg(format!("{key}={value}"));

@@ -9,6 +9,7 @@ pub mod binary;
 pub mod blame;
 pub mod block;
 pub mod daemon;
+pub mod driver;
 pub mod follower;
 pub mod http;
 pub mod log;

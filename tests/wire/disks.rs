@@ -2,10 +2,12 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Arc;
 
 use kvtier_proto::v1::{self, DeclineReason, Durability};
 use kvtier_tests::wire::{Got, breathe, within};
 use kvtier_tests::{Block, Setup, World, block};
+use tempfile::TempDir;
 use v1::put_response::Outcome;
 
 use crate::works;
@@ -84,12 +86,16 @@ async fn a_truncated_data_file_takes_no_more_promises_and_never_gives_wrong_byte
     goes_on_without(&mut world, &chain, "truncated").await;
 }
 
-/// A file system of its own, gone when dropped.
-struct Mounted(PathBuf);
+/// A file system of its own in a test's folder, gone when dropped; the folder cannot go before.
+struct Mounted {
+    at: PathBuf,
+    _folder: Arc<TempDir>,
+}
 
 impl Mounted {
     /// Nothing without the right to mount.
-    fn new(at: PathBuf, bytes: &str) -> Option<Self> {
+    fn new(setup: &Setup, name: &str, bytes: &str) -> Option<Self> {
+        let at = setup.folder().join(name);
         std::fs::create_dir_all(&at).expect("a folder can be made");
         let mut mount = Command::new("mount");
         mount.args(["-t", "tmpfs", "-o", &format!("size={bytes}"), "kvtier-test"]).arg(&at);
@@ -97,12 +103,12 @@ impl Mounted {
         if !mounted {
             eprintln!("skipped: this user may not mount a file system");
         }
-        mounted.then_some(Self(at))
+        mounted.then(|| Self { at, _folder: setup.keep() })
     }
 
     fn remount_read_only(&self) {
         let mut mount = Command::new("mount");
-        let done = mount.args(["-o", "remount,ro"]).arg(&self.0).status();
+        let done = mount.args(["-o", "remount,ro"]).arg(&self.at).status();
         assert!(done.is_ok_and(|status| status.success()), "it can be mounted again");
     }
 }
@@ -110,7 +116,7 @@ impl Mounted {
 impl Drop for Mounted {
     fn drop(&mut self) {
         // Lazily: a daemon that is being killed may still hold it.
-        let _ = Command::new("umount").arg("-l").arg(&self.0).status();
+        let _ = Command::new("umount").arg("-l").arg(&self.at).status();
     }
 }
 
@@ -127,13 +133,13 @@ fn fill(folder: &Path) -> PathBuf {
 #[tokio::test]
 async fn a_full_metadata_disk_declines_durable_puts_only_and_resumes_by_itself() {
     let setup = Setup::default();
-    let Some(disk) = Mounted::new(setup.folder().join("meta"), "160m") else { return };
-    let inside = |name: &str| disk.0.join(name).display().to_string();
+    let Some(disk) = Mounted::new(&setup, "meta", "160m") else { return };
+    let inside = |name: &str| disk.at.join(name).display().to_string();
     let setup = setup.and("wal.directory", &inside("wal")).and("index.directory", &inside("index"));
     let mut world = World::of(setup.start()).await;
     let chain = Block::chain("before", 20, 10_000);
     world.store(&chain, Durability::Durable).await;
-    let filler = fill(&disk.0);
+    let filler = fill(&disk.at);
     let space = world.space.clone();
     let told = within("the decline", async {
         for number in 0.. {
@@ -164,9 +170,9 @@ async fn a_full_metadata_disk_declines_durable_puts_only_and_resumes_by_itself()
 #[test]
 fn a_read_only_data_directory_is_refused() {
     let setup = Setup::default();
-    let Some(disk) = Mounted::new(setup.folder().join("ro"), "16m") else { return };
+    let Some(disk) = Mounted::new(&setup, "ro", "16m") else { return };
     disk.remount_read_only();
-    let setup = setup.and("data_directory", &disk.0.display().to_string());
+    let setup = setup.and("data_directory", &disk.at.display().to_string());
     let refused = setup.try_start().err().expect("it is refused");
     assert_eq!(refused.code(), Some(2), "{refused:?}");
     assert!(refused.log.contains("data_directory") && refused.log.contains("cannot be written to"), "{refused:?}");

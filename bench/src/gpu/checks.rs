@@ -109,7 +109,7 @@ fn go(
     direction: Direction,
     blocks: Vec<ChainBlock>,
 ) -> Result<(), Failure> {
-    let call = ChainMove { direction, blocks, layers: vec![], part: None, keep: Box::new(()) };
+    let call = ChainMove::new(direction, blocks, Box::new(()));
     runtime.block_on(worker.begin(tier, call)?.wait_end())?;
     Ok(())
 }
@@ -154,13 +154,7 @@ fn killed(site: &Site, runtime: &Runtime) -> Result<(), Failure> {
     let numbers: Vec<u64> = (0..site.sizes.blocks.min(room)).collect();
     let mut moves = Vec::new();
     for _ in 0..MOVES_MID_COPY {
-        let call = ChainMove {
-            direction: Direction::Gather,
-            blocks: chain(&layout, &numbers),
-            layers: vec![],
-            part: None,
-            keep: Box::new(()),
-        };
+        let call = ChainMove::new(Direction::Gather, chain(&layout, &numbers), Box::new(()));
         moves.push(imported.begin(tier, call)?);
     }
     worker.kill()?;

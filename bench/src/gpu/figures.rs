@@ -8,11 +8,11 @@ use futures::stream::{FuturesUnordered, StreamExt};
 use kvtier_engine::header::SlotHeader;
 use kvtier_engine::place::{Slot, slot_bytes};
 use kvtier_engine::port::tier::Expect;
-use kvtier_engine::port::{Load, LoadOutcome, Store, StoreOutcome, Tier};
-use kvtier_hbm::WorkerMemory;
+use kvtier_engine::port::{Load, LoadOutcome, Moment, Store, StoreOutcome, Tier};
 use kvtier_hbm::chain::{BlockPlace, ChainBlock, ChainMove};
 use kvtier_hbm::gpu::{Lane, MemoryId, Place, Run};
 use kvtier_hbm::layout::{Direction, KvLayout, Surface};
+use kvtier_hbm::{CopiedFrom, WorkerMemory};
 use kvtier_identity::{BlockId, Key, SpaceDigest};
 use tokio::runtime::Runtime;
 
@@ -25,11 +25,13 @@ use crate::nvme::{Meter, Rig};
 const GROUP_BLOCKS: usize = 4;
 /// Calls in flight where one is shorter than what it takes to hear of its end.
 const CALLS_AT_ONCE: u64 = 12;
+/// The way that has to meet the bars.
+const CHOSEN: &str = "the way the tier has chosen";
 const GB: f64 = 1e9;
 
 /// A layer-separate layout: an allocation per layer, blocks of 64 KiB each.
 #[derive(Debug, Clone, Copy)]
-enum Kind {
+pub(super) enum Kind {
     /// K and V of a block side by side: one run per layer.
     Fused,
     /// All K before all V.
@@ -41,7 +43,7 @@ enum Kind {
 }
 
 impl Kind {
-    fn name(self) -> &'static str {
+    pub(super) fn name(self) -> &'static str {
         match self {
             Self::Fused => "NHD, K and V side by side (64 KiB runs)",
             Self::Planes => "NHD, K and V in planes (32 KiB runs)",
@@ -84,27 +86,31 @@ impl Kind {
 pub(super) fn run(site: &Site, options: &Options, runtime: &Runtime, report: &mut Report) -> Result<(), Failure> {
     let measure = Measure { site, runtime, rounds: options.rounds.max(1) };
     let (up, down) = measure.pinned_peaks(report)?;
+    let begun = Instant::now();
+    site.ground.tier.measure_ways(&|| Moment(begun.elapsed()));
+    report.chose(site.ground.tier.copied_from(0).ok_or("the tier has no GPU")?);
     let device = measure.device_peak(report)?;
     for kind in [Kind::Fused, Kind::Planes, Kind::Heads] {
         measure.host_moves(kind, (up, down), report)?;
         measure.pool_moves(kind, device, report)?;
     }
     measure.calls(report)?;
+    measure.beside_kernels(report)?;
     if let Ok(rig) = &site.nvme {
         measure.nvme_to_worker(rig, up, report)?;
     }
     Ok(())
 }
 
-struct Measure<'a> {
-    site: &'a Site,
+pub(super) struct Measure<'a> {
+    pub(super) site: &'a Site,
     runtime: &'a Runtime,
     rounds: usize,
 }
 
 impl Measure<'_> {
     /// Median throughput in GB/s of something that moves so many bytes; once before, unmeasured.
-    fn speed(&self, bytes: u64, mut act: impl FnMut() -> Result<(), Failure>) -> Result<f64, Failure> {
+    pub(super) fn speed(&self, bytes: u64, mut act: impl FnMut() -> Result<(), Failure>) -> Result<f64, Failure> {
         act()?;
         let mut speeds = Vec::with_capacity(self.rounds);
         for _ in 0..self.rounds {
@@ -122,7 +128,7 @@ impl Measure<'_> {
         Ok(gpu.wait(gpu.mark(Lane::SaveOut)?)?)
     }
 
-    fn chain_bytes(&self) -> u64 {
+    pub(super) fn chain_bytes(&self) -> u64 {
         self.site.sizes.blocks * u64::from(self.site.sizes.layers) * (64 << 10)
     }
 
@@ -160,45 +166,75 @@ impl Measure<'_> {
         Ok(value)
     }
 
-    fn worker(&self, kind: Kind) -> Result<Arc<WorkerMemory>, Failure> {
+    pub(super) fn worker(&self, kind: Kind) -> Result<Arc<WorkerMemory>, Failure> {
         let (layout, sizes) = kind.layout(self.site);
         Ok(WorkerMemory::of_own(&self.site.ground.tier, 0, &sizes, layout)?)
     }
 
-    fn chain(&self, worker: &WorkerMemory, range: Range<u64>, place: impl Fn(Slot) -> BlockPlace) -> Vec<ChainBlock> {
-        let bytes = slot_bytes(worker.layout().block_bytes() as u32);
-        let slot = |number| Slot { device: 0, offset: number * u64::from(bytes), bytes };
-        range.map(|number| ChainBlock { number, place: place(slot(number)), expect_crc: None }).collect()
+    pub(super) fn chain(
+        &self,
+        worker: &WorkerMemory,
+        range: Range<u64>,
+        place: impl Fn(Slot) -> BlockPlace,
+    ) -> Vec<ChainBlock> {
+        let numbered = range.clone().zip(self.slots(worker, range));
+        numbered.map(|(number, slot)| ChainBlock { number, place: place(slot), expect_crc: None }).collect()
     }
 
-    fn go(&self, worker: &Arc<WorkerMemory>, direction: Direction, blocks: &[ChainBlock]) -> Result<(), Failure> {
-        let call = ChainMove { direction, blocks: blocks.to_vec(), layers: vec![], part: None, keep: Box::new(()) };
+    fn slots(&self, worker: &WorkerMemory, range: Range<u64>) -> impl Iterator<Item = Slot> + use<> {
+        let bytes = slot_bytes(worker.layout().block_bytes() as u32);
+        range.map(move |number| Slot { device: 0, offset: number * u64::from(bytes), bytes })
+    }
+
+    pub(super) fn go(
+        &self,
+        worker: &Arc<WorkerMemory>,
+        direction: Direction,
+        blocks: &[ChainBlock],
+    ) -> Result<(), Failure> {
+        let call = ChainMove::new(direction, blocks.to_vec(), Box::new(()));
         Ok(self.runtime.block_on(worker.begin(&self.site.ground.tier, call)?.wait_end())?)
     }
 
-    /// Host memory to and from a worker, by copy engines and by the kernel; the better one meets the bar or does not.
+    /// Host memory to and from a worker, by copy engines and by the kernel; what the tier has chosen by its own measurement
+    /// meets the bar or does not.
     fn host_moves(&self, kind: Kind, (up, down): (f64, f64), report: &mut Report) -> Result<(), Failure> {
         let (worker, bytes) = (self.worker(kind)?, self.chain_bytes());
         let blocks = self.chain(&worker, 0..self.site.sizes.blocks, BlockPlace::Host);
-        let ways: &[(&str, u64)] = match kind {
-            Kind::Heads => &[("kernel", u64::MAX)],
-            _ => &[("copy engines", 0), ("kernel", u64::MAX)],
-        };
+        let tier = &self.site.ground.tier;
+        let chosen = tier.copied_from(0).ok_or("the tier has no GPU")?;
+        let ways =
+            [("by copy engines", CopiedFrom::all(0)), ("by the kernel", CopiedFrom::all(u64::MAX)), (CHOSEN, chosen)];
         let directions =
             [("host to worker KV", Direction::Scatter, up), ("worker KV to host", Direction::Gather, down)];
         for (title, direction, peak) in directions {
-            let mut best = 0.0f64;
             for (way, copied_from) in ways {
-                self.site.ground.tier.set_copy_run_bytes_min(*copied_from);
+                if matches!(kind, Kind::Heads) && copied_from == CopiedFrom::all(0) {
+                    // Half a million copies.
+                    continue;
+                }
+                tier.set_copied_from(copied_from);
                 let value = self.speed(bytes, || self.go(&worker, direction, &blocks))?;
-                let name = format!("{title}, {}, by {way}", kind.name());
-                report.figure(Figure { name, value, unit: "GB/s", bar: None });
-                best = best.max(value);
+                let name = format!("{title}, {}, {way}", kind.name());
+                let bar = (way == CHOSEN).then_some(Bar::Share { of: peak, least: 0.9 });
+                report.figure(Figure { name, value, unit: "GB/s", bar });
             }
-            let name = format!("{title}, {}, the better way", kind.name());
-            let bar = Some(Bar::Share { of: peak, least: 0.9 });
-            report.figure(Figure { name, value: best, unit: "GB/s", bar });
         }
+        self.through_the_pool(kind, &worker, report)
+    }
+
+    /// A save that also stays in the pool: gathered there, summed, copied on.
+    fn through_the_pool(&self, kind: Kind, worker: &Arc<WorkerMemory>, report: &mut Report) -> Result<(), Failure> {
+        let range = || 0..self.site.sizes.blocks;
+        let blocks = self.chain(worker, range(), BlockPlace::Pool);
+        let onward: Vec<Slot> = self.slots(worker, range()).collect();
+        let value = self.speed(self.chain_bytes(), || {
+            let call =
+                ChainMove { onward: onward.clone(), ..ChainMove::new(Direction::Gather, blocks.clone(), Box::new(())) };
+            Ok(self.runtime.block_on(worker.begin(&self.site.ground.tier, call)?.wait_end())?)
+        })?;
+        let name = format!("worker KV through the pool to host, {}", kind.name());
+        report.figure(Figure { name, value, unit: "GB/s", bar: None });
         Ok(())
     }
 
@@ -217,11 +253,8 @@ impl Measure<'_> {
             let bytes = self.chain_bytes() / u64::from(layers) * u64::from(moved) * CALLS_AT_ONCE;
             let value = self.speed(bytes, || {
                 let call = || ChainMove {
-                    direction,
-                    blocks: blocks.clone(),
                     layers: std::iter::once(0..moved).collect(),
-                    part: None,
-                    keep: Box::new(()),
+                    ..ChainMove::new(direction, blocks.clone(), Box::new(()))
                 };
                 let begun = (0..CALLS_AT_ONCE).map(|_| worker.begin(&self.site.ground.tier, call()));
                 let begun = begun.collect::<Result<Vec<_>, _>>()?;
@@ -237,25 +270,38 @@ impl Measure<'_> {
     /// CPU of all threads per call, for a chain of one block and for all of it. A simulated device moves the bytes with the
     /// CPU; what the call itself costs shows where there are few.
     fn calls(&self, report: &mut Report) -> Result<(), Failure> {
+        let tier = &self.site.ground.tier;
+        let chosen = tier.copied_from(0).ok_or("the tier has no GPU")?;
+        let ways = [
+            ("host, by copy engines", BlockPlace::Host as fn(Slot) -> BlockPlace, CopiedFrom::all(0)),
+            ("host, by the kernel", BlockPlace::Host, CopiedFrom::all(u64::MAX)),
+            ("host", BlockPlace::Host, chosen),
+            ("pool", BlockPlace::Pool, chosen),
+        ];
         for (kind, told) in [(Kind::Fused, ""), (Kind::Small, " of 512 bytes a layer")] {
             let worker = self.worker(kind)?;
-            let places = [("host", BlockPlace::Host as fn(Slot) -> BlockPlace), ("pool", BlockPlace::Pool)];
-            for (count, (title, place)) in [1, self.site.sizes.blocks].into_iter().flat_map(|n| places.map(|p| (n, p)))
+            for (count, (title, place, copied_from)) in
+                [1, self.site.sizes.blocks].into_iter().flat_map(|count| ways.map(|way| (count, way)))
             {
-                let blocks = self.chain(&worker, 0..count, place);
-                self.go(&worker, Direction::Scatter, &blocks)?;
-                let meter = Meter::start();
-                for _ in 0..self.site.sizes.calls {
-                    self.go(&worker, Direction::Scatter, &blocks)?;
-                }
-                // The meter counts CPU milliseconds per GB; the bytes are the calls.
-                let cost = meter.stop(self.site.sizes.calls.into());
-                let value = cost.cpu_ms_per_gb / 1e6;
+                tier.set_copied_from(copied_from);
+                let value = self.cost_of(&worker, &self.chain(&worker, 0..count, place))?;
                 let name = format!("CPU per call, {count} blocks{told} from the {title}");
-                report.figure(Figure { name, value, unit: "us", bar: Some(Bar::AtMost(30.0)) });
+                let bar = (copied_from == chosen).then_some(Bar::AtMost(30.0));
+                report.figure(Figure { name, value, unit: "us", bar });
             }
         }
         Ok(())
+    }
+
+    /// CPU microseconds of a load.
+    fn cost_of(&self, worker: &Arc<WorkerMemory>, blocks: &[ChainBlock]) -> Result<f64, Failure> {
+        self.go(worker, Direction::Scatter, blocks)?;
+        let meter = Meter::start();
+        for _ in 0..self.site.sizes.calls {
+            self.go(worker, Direction::Scatter, blocks)?;
+        }
+        // The meter counts CPU milliseconds per GB; the bytes are the calls.
+        Ok(meter.stop(self.site.sizes.calls.into()).cpu_ms_per_gb / 1e6)
     }
 
     /// A chain from NVMe to a worker, group by group, against the slower of the two links.
@@ -325,8 +371,7 @@ impl Measure<'_> {
         let mut uploading = Vec::new();
         while let Some((outcomes, blocks)) = reading.next().await {
             all_verified(&outcomes)?;
-            let call =
-                ChainMove { direction: Direction::Scatter, blocks, layers: vec![], part: None, keep: Box::new(()) };
+            let call = ChainMove::new(Direction::Scatter, blocks, Box::new(()));
             uploading.push(worker.begin(&self.site.ground.tier, call)?);
         }
         for progress in uploading {

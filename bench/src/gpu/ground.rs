@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use kvtier_engine::port::{Memory, Tier};
 use kvtier_hbm::conformance::Ground;
-use kvtier_hbm::cuda::{Absent, CudaGpu};
+use kvtier_hbm::cuda::{Absent, CudaGpu, Machine as CudaMachine};
 use kvtier_hbm::gpu::{Gpu, HostArena, HostMemory};
 use kvtier_hbm::simulated::{Faults, Machine as SimulatedMachine, Simulated};
 use kvtier_hbm::{Drive, HbmSettings, HbmTier, PoolSize};
@@ -16,6 +16,8 @@ use super::{Failure, Options};
 use crate::nvme::Rig;
 
 const MIB: u64 = 1 << 20;
+/// How the device of the driver's stand-in begins its name.
+const STAND_IN: &str = "stand-in";
 
 /// Where GPUs come from.
 pub(super) enum Machine {
@@ -32,7 +34,16 @@ impl Machine {
             let gpu = Arc::new(Simulated::new(&machine, 1, 512 * MIB));
             return Ok(Self::Simulated(machine, gpu));
         }
-        CudaGpu::open_all()?.into_iter().next().map(|gpu| Self::Real(Arc::new(gpu))).ok_or(Absent::NoDevice)
+        CudaMachine::open()?.gpus.into_iter().next().map(|gpu| Self::Real(Arc::new(gpu))).ok_or(Absent::NoDevice)
+    }
+
+    /// What it is, if it is no GPU.
+    pub(super) fn pretends(&self) -> Option<&'static str> {
+        match self {
+            Self::Simulated(..) => Some("a simulated device"),
+            Self::Real(gpu) if gpu.properties().name.starts_with(STAND_IN) => Some("a stand-in for the driver"),
+            Self::Real(_) => None,
+        }
     }
 
     pub(super) fn gpu(&self) -> Arc<dyn Gpu> {
@@ -71,6 +82,8 @@ const SIMULATED: Sizes =
 /// A tier on one GPU and the arena it has registered.
 pub(super) struct Site {
     pub(super) simulated: Option<Arc<SimulatedMachine>>,
+    /// What the device is, if it is no GPU.
+    pub(super) pretends: Option<&'static str>,
     pub(super) ground: Ground,
     pub(super) sizes: Sizes,
     /// The NVMe tier over the same arena; or why there is none.
@@ -81,7 +94,8 @@ pub(super) struct Site {
 
 impl Site {
     pub(super) fn open(machine: &Machine, options: &Options, runtime: &Runtime) -> Result<Self, Failure> {
-        let sizes = if options.simulated { SIMULATED } else { REAL };
+        let pretends = machine.pretends();
+        let sizes = if pretends.is_some() { SIMULATED } else { REAL };
         let folder = tempfile::tempdir_in(options.folder.clone().unwrap_or_else(std::env::temp_dir))?;
         let gpu = machine.gpu();
         let opened = runtime.block_on(Rig::open(folder.path(), sizes.file_bytes, sizes.arena_bytes, true));
@@ -108,7 +122,7 @@ impl Site {
             Machine::Real(_) => None,
         };
         let ground = Ground { gpu, tier, memory, seed: options.seed };
-        Ok(Self { simulated, ground, sizes, nvme, arena, _folder: folder })
+        Ok(Self { simulated, pretends, ground, sizes, nvme, arena, _folder: folder })
     }
 
     /// What the tier says of itself.

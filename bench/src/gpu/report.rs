@@ -5,6 +5,7 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use kvtier_hbm::CopiedFrom;
 use kvtier_hbm::gpu::Properties;
 use serde_json::{Value, json};
 
@@ -55,9 +56,11 @@ impl Figure {
 /// Everything a run found.
 pub(super) struct Report {
     properties: Properties,
-    simulated: bool,
+    pretends: Option<&'static str>,
     nvme: Option<String>,
     arena: String,
+    /// From which length of a run on the tier has chosen the copy engines.
+    chosen: Option<CopiedFrom>,
     checks: Vec<Checked>,
     figures: Vec<Figure>,
 }
@@ -66,9 +69,10 @@ impl Report {
     pub(super) fn new(site: &Site) -> Self {
         Self {
             properties: site.ground.gpu.properties().clone(),
-            simulated: site.simulated.is_some(),
+            pretends: site.pretends,
             nvme: site.nvme.as_ref().err().cloned(),
             arena: site.arena.describe(),
+            chosen: None,
             checks: Vec::new(),
             figures: Vec::new(),
         }
@@ -81,6 +85,11 @@ impl Report {
             println!("    {why}");
         }
         self.checks.push(Checked { name: name.to_owned(), seconds, failure });
+    }
+
+    pub(super) fn chose(&mut self, chosen: CopiedFrom) {
+        println!("{}", words_of(chosen));
+        self.chosen = Some(chosen);
     }
 
     pub(super) fn figure(&mut self, figure: Figure) {
@@ -103,10 +112,13 @@ impl Report {
             self.checks.len(),
             self.figures.len()
         );
+        if let Some(pretends) = self.pretends {
+            println!("this was {pretends}: nothing was verified on hardware");
+        }
         match (failed, missed) {
             (0, 0) => ExitCode::SUCCESS,
-            // What a simulated device takes is no figure.
-            (0, _) if self.simulated => ExitCode::SUCCESS,
+            // What such a device takes is no figure.
+            (0, _) if self.pretends.is_some() => ExitCode::SUCCESS,
             (0, _) => ExitCode::from(3),
             _ => ExitCode::FAILURE,
         }
@@ -122,8 +134,8 @@ impl Report {
     fn markdown(&self) -> Result<String, Failure> {
         let gpu = &self.properties;
         let mut text = String::from("# The HBM tier on a GPU\n\n");
-        if self.simulated {
-            text.push_str("**A simulated device: this proves the harness and says nothing about hardware.**\n\n");
+        if let Some(pretends) = self.pretends {
+            writeln!(text, "**This was {pretends}: it proves the harness and says nothing about hardware.**\n")?;
         }
         let (major, minor) = gpu.capability;
         writeln!(
@@ -135,6 +147,9 @@ impl Report {
         )?;
         writeln!(text, "- driver: CUDA {}, batched copies: {}", gpu.driver_version, gpu.batched_copies)?;
         writeln!(text, "- host arena: {}", self.arena)?;
+        if let Some(chosen) = self.chosen {
+            writeln!(text, "- {}", words_of(chosen))?;
+        }
         if let Some(why) = &self.nvme {
             writeln!(text, "- NVMe was not measured: {why}")?;
         }
@@ -163,12 +178,25 @@ impl Report {
         };
         json!({
             "gpu": self.properties.name,
-            "simulated": self.simulated,
+            "hardware": self.pretends.is_none(),
             "total_bytes": self.properties.total_bytes,
             "driver_version": self.properties.driver_version,
             "batched_copies": self.properties.batched_copies,
+            "copied_from": self.chosen.map(|chosen| json!({ "load": chosen.load, "save": chosen.save })),
             "checks": self.checks.iter().map(check).collect::<Vec<_>>(),
             "figures": self.figures.iter().map(figure).collect::<Vec<_>>(),
         })
     }
+}
+
+fn words_of(chosen: CopiedFrom) -> String {
+    let from = |bytes: u64| match bytes {
+        u64::MAX => "none".to_owned(),
+        bytes => format!("those of {} KiB and more", bytes >> 10),
+    };
+    format!(
+        "runs that go through the copy engines, as measured: loads {}, saves {}",
+        from(chosen.load),
+        from(chosen.save)
+    )
 }

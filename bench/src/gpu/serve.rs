@@ -81,7 +81,7 @@ impl Kept {
             Ok(ChainBlock { number, place: BlockPlace::Host(slot(at as u64, length)), expect_crc })
         };
         let blocks = numbers.iter().enumerate().map(block).collect::<Result<Vec<_>, Failure>>()?;
-        let call = ChainMove { direction, blocks, layers: vec![], part: None, keep: Box::new(()) };
+        let call = ChainMove::new(direction, blocks, Box::new(()));
         self.runtime.block_on(worker.begin(&self.store.tier, call)?.wait_end())?;
         Ok(length)
     }

@@ -4,12 +4,16 @@ use std::io::{BufRead, Write};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 
+use kvtier_hbm::checksum::{SPAN_ALIGNMENT, SPANS_MAX, Span};
 use kvtier_hbm::conformance::{Dice, Shuttle};
 use kvtier_hbm::cuda::{CudaGpu, probe};
 use kvtier_hbm::gpu::{Gpu, IPC_HANDLE_BYTES, IpcHandle, Lane, MemoryId, Place};
 use kvtier_hbm::simulated::{Machine, Simulated};
 
 use super::Failure;
+
+/// Enough that the GPU is never idle between two.
+const KERNELS_AHEAD: usize = 16;
 
 /// What the process is to own.
 #[derive(Debug, Clone, clap::Args)]
@@ -22,16 +26,25 @@ pub struct WorkerOptions {
     seed: u64,
 }
 
-/// Serves until its input ends: one line of output with the handle, then one with the CRC32 for each line of input.
+/// Serves until its input ends: one line of output with the handle, then one for each line of input. `sum`: the CRC32;
+/// `compute`: keeps the GPU busy from then on.
 pub fn serve(options: &WorkerOptions) -> Result<(), Failure> {
     probe()?;
-    let owned = Owned::new(Arc::new(CudaGpu::open(0)?), options.bytes, options.seed)?;
+    let owned = Arc::new(Owned::new(Arc::new(CudaGpu::open(0)?), options.bytes, options.seed)?);
     let mut output = std::io::stdout();
     writeln!(output, "{}", hex(&owned.handle))?;
     output.flush()?;
     for line in std::io::stdin().lock().lines() {
-        line?;
-        writeln!(output, "{:08x}", owned.checksum()?)?;
+        match line?.as_str() {
+            "compute" => {
+                owned.compute()?;
+                let busy = Arc::clone(&owned);
+                // Until somebody kills the process, or the GPU is lost.
+                std::thread::spawn(move || while busy.compute().is_ok() {});
+                writeln!(output, "computing")?;
+            }
+            _ => writeln!(output, "{:08x}", owned.checksum()?)?,
+        }
         output.flush()?;
     }
     Ok(())
@@ -41,6 +54,8 @@ pub fn serve(options: &WorkerOptions) -> Result<(), Failure> {
 struct Owned {
     gpu: Arc<dyn Gpu>,
     memory: MemoryId,
+    /// Pinned: where its kernels answer.
+    answers: MemoryId,
     bytes: u64,
     handle: IpcHandle,
 }
@@ -49,8 +64,8 @@ impl Owned {
     fn new(gpu: Arc<dyn Gpu>, bytes: u64, seed: u64) -> Result<Self, Failure> {
         let memory = gpu.allocate(bytes)?;
         Shuttle::new(&gpu)?.upload(Place { memory, offset: 0 }, &content(seed, bytes))?;
-        let handle = gpu.export(memory)?;
-        Ok(Self { gpu, memory, bytes, handle })
+        let (handle, answers) = (gpu.export(memory)?, gpu.pin(4 * SPANS_MAX as u64)?);
+        Ok(Self { gpu, memory, answers, bytes, handle })
     }
 
     fn checksum(&self) -> Result<u32, Failure> {
@@ -58,6 +73,22 @@ impl Owned {
         self.gpu.wait(self.gpu.mark(Lane::LoadIn)?)?;
         let read = Shuttle::new(&self.gpu)?.download(Place { memory: self.memory, offset: 0 }, self.bytes as usize)?;
         Ok(crc32fast::hash(&read))
+    }
+}
+
+impl Owned {
+    /// Kernels back to back, over all of its memory; waits for the first of them.
+    fn compute(&self) -> Result<(), Failure> {
+        let answers = Place { memory: self.answers, offset: 0 };
+        let each = self.bytes / SPANS_MAX as u64 / SPAN_ALIGNMENT * SPAN_ALIGNMENT;
+        let span = |number| Span { at: Place { memory: self.memory, offset: number * each }, bytes: each as u32 };
+        let spans: Vec<Span> = (0..SPANS_MAX as u64).map(span).collect();
+        let mut marks = Vec::with_capacity(KERNELS_AHEAD);
+        for _ in 0..KERNELS_AHEAD {
+            self.gpu.checksum(Lane::SaveOut, &spans, answers)?;
+            marks.push(self.gpu.mark(Lane::SaveOut)?);
+        }
+        Ok(marks.into_iter().try_for_each(|mark| self.gpu.wait(mark))?)
     }
 }
 
@@ -102,6 +133,18 @@ impl Worker {
                 input.flush()?;
                 Ok(u32::from_str_radix(&read_line(child)?, 16)?)
             }
+        }
+    }
+
+    /// Has its kernels keep the GPU busy from now on.
+    pub(super) fn compute(&mut self) -> Result<(), Failure> {
+        let Self::Process(child) = self else { return Err("only a process of its own can compute".into()) };
+        let input = child.stdin.as_mut().ok_or("the worker has no input")?;
+        writeln!(input, "compute")?;
+        input.flush()?;
+        match read_line(child)?.as_str() {
+            "computing" => Ok(()),
+            other => Err(format!("the worker said {other:?} instead of computing").into()),
         }
     }
 

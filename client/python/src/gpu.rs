@@ -1,7 +1,7 @@
 //! GPU memory of this process, lent to the daemon: it moves blocks between it and the cache by itself.
 
 use kvtier_client::ClientError;
-use kvtier_client::local::{GpuMemory as Native, LoadChain, Loading as NativeLoading, NotMoved, SaveChain};
+use kvtier_client::local::{GpuMemory as Native, GpuName, LoadChain, Loading as NativeLoading, NotMoved, SaveChain};
 use pyo3::prelude::*;
 use pyo3::pybacked::PyBackedBytes;
 use std::sync::{Arc, Mutex};
@@ -17,7 +17,8 @@ use crate::process::{self, Owned};
 ///
 /// Made by LocalClient.import_gpu_memory. It belongs to one connection: after a restart of the daemon calls raise
 /// Unavailable, and the memory is lent again. Keep the allocation until release() has returned or the connection has ended,
-/// and do not write blocks that are being saved or loaded.
+/// and do not write blocks that are being saved or loaded. The daemon copies on streams of its own: synchronize the stream
+/// that writes a block before it is saved.
 #[pyclass(frozen, module = "kvtier")]
 pub(crate) struct GpuMemory {
     memory: Mutex<Option<Arc<Owned<Native>>>>,
@@ -35,6 +36,22 @@ impl GpuMemory {
         process::check(self.process)?;
         let memory = self.memory.lock().expect("nobody panics while releasing");
         memory.clone().ok_or_else(|| plain("Error", "this memory was released"))
+    }
+}
+
+/// Which GPU: its place among the daemon's, or its UUID.
+#[derive(FromPyObject)]
+pub(crate) enum Which {
+    Place(u32),
+    Uuid(String),
+}
+
+impl Which {
+    pub(crate) fn name(&self) -> GpuName<'_> {
+        match self {
+            Self::Place(place) => GpuName::Place(*place),
+            Self::Uuid(uuid) => GpuName::Uuid(uuid),
+        }
     }
 }
 
@@ -57,6 +74,7 @@ struct Save {
     parent: Option<Vec<u8>>,
     part: u32,
     durability: kvtier_client::Durability,
+    to_pool: bool,
     request: Option<String>,
 }
 
@@ -70,6 +88,7 @@ impl Save {
             parent: self.parent.as_deref(),
             part: self.part,
             durability: self.durability,
+            to_pool: self.to_pool,
             request: self.request.as_deref(),
         };
         Ok(match self.memory.peek().save(&wanted)? {
@@ -95,8 +114,9 @@ impl GpuMemory {
 
     /// Copies blocks (numbers in this memory, one per key) into the cache and waits until they are visible, or durable.
     /// One Outcome per block. When the GPU did not move them all are "declined", with the reason "gpu_lost" (use host
-    /// memory until the daemon is started again), "busy" or "failed".
-    #[pyo3(signature = (space, keys, blocks, *, parent=None, part=0, durability="volatile", request=None))]
+    /// memory until the daemon is started again), "busy" or "failed". With `to_pool` they are kept in the daemon's pool in
+    /// GPU memory, too, as far as there is room, and the next load finds them there.
+    #[pyo3(signature = (space, keys, blocks, *, parent=None, part=0, durability="volatile", to_pool=false, request=None))]
     #[expect(clippy::too_many_arguments, reason = "they are Python's keyword arguments")]
     fn save(
         &self,
@@ -107,14 +127,15 @@ impl GpuMemory {
         parent: Option<PyBackedBytes>,
         part: u32,
         durability: &str,
+        to_pool: bool,
         request: Option<String>,
     ) -> PyResult<Vec<Outcome>> {
-        let save = self.plan(space, &keys, blocks, parent, part, durability, request)?;
+        let save = self.plan(space, &keys, blocks, parent, part, durability, to_pool, request)?;
         py.detach(|| save.run()).map_err(raise)
     }
 
     /// The same without waiting: a Pending[list[Outcome]]. It happens even if that is dropped.
-    #[pyo3(signature = (space, keys, blocks, *, parent=None, part=0, durability="volatile", request=None))]
+    #[pyo3(signature = (space, keys, blocks, *, parent=None, part=0, durability="volatile", to_pool=false, request=None))]
     #[expect(clippy::too_many_arguments, reason = "they are Python's keyword arguments")]
     fn save_start(
         &self,
@@ -124,9 +145,10 @@ impl GpuMemory {
         parent: Option<PyBackedBytes>,
         part: u32,
         durability: &str,
+        to_pool: bool,
         request: Option<String>,
     ) -> PyResult<Pending> {
-        let save = self.plan(space, &keys, blocks, parent, part, durability, request)?;
+        let save = self.plan(space, &keys, blocks, parent, part, durability, to_pool, request)?;
         let work = move || {
             let outcomes = save.run()?;
             Ok(Box::new(move |py: Python<'_>| Ok(outcomes.into_pyobject(py)?.unbind().into_any())) as _)
@@ -184,11 +206,13 @@ impl GpuMemory {
         parent: Option<PyBackedBytes>,
         part: u32,
         durability: &str,
+        to_pool: bool,
         request: Option<String>,
     ) -> PyResult<Save> {
         let parent = parent.map(|parent| parent.to_vec());
         let durability = self::durability(durability)?;
-        Ok(Save { memory: self.memory()?, space, keys: Packed::new(keys), blocks, parent, part, durability, request })
+        let (memory, keys) = (self.memory()?, Packed::new(keys));
+        Ok(Save { memory, space, keys, blocks, parent, part, durability, to_pool, request })
     }
 }
 

@@ -13,7 +13,7 @@ use pyo3::types::PyTuple;
 use crate::acquired::Acquired;
 use crate::argument::{Packed, Space, durability, seconds, stages, verdict};
 use crate::error::{invalid, plain, raise};
-use crate::gpu::GpuMemory;
+use crate::gpu::{GpuMemory, Which};
 use crate::lane::Lane;
 use crate::load::Load;
 use crate::memory::{Plan, Segments, Way, borrow_all};
@@ -292,11 +292,14 @@ impl LocalClient {
         lane.change(work).map_err(raise)
     }
 
-    /// Lends KV memory on a GPU (its place among the daemon's) to the daemon. `handles` are what cuIpcGetMemHandle wrote, 64
+    /// Lends KV memory on a GPU to the daemon: its place among the daemon's, or its UUID (as
+    /// `torch.cuda.get_device_properties(0).uuid`), which is the same whatever CUDA_VISIBLE_DEVICES says. `handles` are what cuIpcGetMemHandle wrote, 64
     /// bytes for each allocation; `surfaces` says for each layer (K and V of each in turn when surfaces_per_layer is 2)
     /// which of them it is in and at which offset block 0 begins. Strides in bytes. Not yet verified on hardware.
     #[pyo3(signature = (handles, surfaces, *, tokens, heads, head_elements, element_bytes, block_count, block_stride,
-                        token_stride, head_stride, planes=1, plane_stride=0, surfaces_per_layer=1, gpu=0))]
+                        token_stride, head_stride, planes=1, plane_stride=0, surfaces_per_layer=1, gpu=Which::Place(0)),
+           text_signature = "($self, /, handles, surfaces, *, tokens, heads, head_elements, element_bytes, block_count, \
+                             block_stride, token_stride, head_stride, planes=1, plane_stride=0, surfaces_per_layer=1, gpu=0)")]
     #[expect(clippy::too_many_arguments, reason = "they are Python's keyword arguments")]
     fn import_gpu_memory(
         &self,
@@ -314,9 +317,10 @@ impl LocalClient {
         planes: u32,
         plane_stride: u64,
         surfaces_per_layer: u32,
-        gpu: u32,
+        gpu: Which,
     ) -> PyResult<GpuMemory> {
         let worker = self.worker()?;
+        let gpu = gpu.name();
         let wrong = |bytes: &PyBackedBytes| {
             invalid("handles", format!("{} bytes long", bytes.len()), "a handle is the 64 bytes of cuIpcGetMemHandle")
         };

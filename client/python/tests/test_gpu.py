@@ -85,6 +85,19 @@ def test_a_chain_is_saved_and_loaded_into_other_blocks_layer_by_layer(gpu: Daemo
             lent.save(space, keys(1), [0])
 
 
+def test_what_is_saved_into_gpu_memory_is_loaded_from_there(start: Callable[..., Daemon]) -> None:
+    gpu = start(hbm__workers="true", hbm__device="simulated", hbm__bytes="1MiB", hbm__extent_bytes="1MiB")
+    space, one, other = space_of(gpu), Memory(), Memory()
+    one.kv[:] = np.random.default_rng(8).integers(0, 65536, SHAPE, dtype=np.uint16)
+    with kvtier.LocalClient(gpu.local, tenant="test") as client:
+        lent, into = one.lend(client), other.lend(client)
+        lent.save(space, keys(2), [0, 1], to_pool=True)
+        lent.save_start(space, keys(3)[2:], [2], parent=keys(2)[1], to_pool=True).wait()
+        loading = into.load(space, keys(3), [5, 6, 7])
+        assert loading.from_pool == 3 and loading.finish() is None
+        assert (other.kv[:, :, [5, 6, 7]] == one.kv[:, :, [0, 1, 2]]).all()
+
+
 def test_loads_and_saves_are_known_to_kvtier_why(gpu: Daemon) -> None:
     space, memory = space_of(gpu), Memory()
     with kvtier.LocalClient(gpu.local, tenant="test") as client:
@@ -106,6 +119,9 @@ def test_what_cannot_be_is_refused_by_its_name(gpu: Daemon) -> None:
         with pytest.raises(kvtier.InvalidArgument, match="64 bytes"):
             client.import_gpu_memory([b"short"], [(0, 0)], tokens=1, heads=1, head_elements=1, element_bytes=2,
                                      block_count=1, block_stride=2, token_stride=2, head_stride=2)
+        with pytest.raises(kvtier.InvalidArgument, match="gpu_uuid is GPU-12: the daemon has GPU-0"):
+            memory.lend(client, gpu="GPU-12")
+        memory.lend(client, gpu="00000000-0000-0000-0000-000000000001").release()
         with pytest.raises(kvtier.InvalidArgument, match=r"blocks\[0\] is 8"):
             memory.lend(client).save(space, keys(1), [BLOCKS])
 

@@ -22,12 +22,24 @@ pub enum Alarm {
     NvmeBreaker,
     /// A device takes no stores until a restart (INV-7).
     NvmePoisoned,
+    /// A GPU takes nothing until a restart.
+    HbmPoisoned,
+    /// A GPU of the machine is not in the tier.
+    HbmLeftOut,
 }
 
 impl Alarm {
     /// Every alarm there is.
-    pub const ALL: [Self; 6] =
-        [Self::Journal, Self::Index, Self::IndexFlush, Self::Recovery, Self::NvmeBreaker, Self::NvmePoisoned];
+    pub const ALL: [Self; 8] = [
+        Self::Journal,
+        Self::Index,
+        Self::IndexFlush,
+        Self::Recovery,
+        Self::NvmeBreaker,
+        Self::NvmePoisoned,
+        Self::HbmPoisoned,
+        Self::HbmLeftOut,
+    ];
 
     /// The name in status, log, metrics and documents.
     pub fn name(self) -> &'static str {
@@ -38,6 +50,8 @@ impl Alarm {
             Self::Recovery => "recovery",
             Self::NvmeBreaker => "nvme_breaker",
             Self::NvmePoisoned => "nvme_poisoned",
+            Self::HbmPoisoned => "hbm_poisoned",
+            Self::HbmLeftOut => "hbm_left_out",
         }
     }
 }

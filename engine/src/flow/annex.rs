@@ -13,6 +13,7 @@ use std::sync::{Arc, OnceLock};
 
 use futures::future::join;
 
+use super::alarm::RaisedAlarm;
 use super::load::Leg;
 use super::{Core, Engine, Shared};
 use crate::catalog::plan::{Miss, MissReason};
@@ -39,6 +40,8 @@ pub trait Annex: Send + Sync + 'static {
     /// Copies a block, if it is there with these bytes, into a host slot, and verifies it there. Goes on when the future is
     /// dropped. `expect.generation` says nothing here.
     fn fetch(&self, expect: &Expect, into: Slot) -> Option<BoxFuture<Fetched>>;
+    /// What an operator should know of it now. Called without the core's lock.
+    fn alarms(&self) -> Vec<RaisedAlarm>;
 }
 
 /// The annex, once there is one.

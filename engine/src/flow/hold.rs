@@ -13,7 +13,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use kvtier_identity::{BlockId, KeyRun, SpaceDigest};
+use kvtier_identity::{BlockId, Key, KeyRun, SpaceDigest};
 
 use super::error::EngineError;
 use super::get::settle;
@@ -79,6 +79,17 @@ struct Ahead {
     coming: u64,
 }
 
+/// A chain by its blocks' names.
+#[derive(Debug, Clone)]
+pub struct NamedChain {
+    /// Number of its space.
+    pub space: u32,
+    /// The block before the first.
+    pub parent: Option<BlockId>,
+    /// In its order.
+    pub blocks: Vec<BlockId>,
+}
+
 /// Where a part lies in the blocks of its space.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PartRange {
@@ -131,6 +142,19 @@ impl Engine {
             self.shared.meter.host.corrupt.add(1);
         }
         self.shared.journal(&mut core, records);
+    }
+
+    /// The names of a chain's blocks, and of the one before the first.
+    pub fn name_chain(
+        &self,
+        space: &SpaceDigest,
+        keys: &KeyRun<'_>,
+        parent: Option<&Key>,
+    ) -> Result<NamedChain, EngineError> {
+        let blocks = self.chain_ids(space, keys)?;
+        let core = self.shared.lock();
+        let space = core.spaces.find(space)?;
+        Ok(NamedChain { space: space.record.number, parent: parent.map(|key| space.block_id(key)), blocks })
     }
 
     /// The number of a space.

@@ -144,13 +144,14 @@ impl PartWriter {
         }
     }
 
-    /// Commits a part that was written in place: its checksum is computed from the memory, now.
-    pub fn finish_in_place(mut self) -> Result<Put, EngineError> {
+    /// Commits a part that was written in place: its checksum is computed from the memory, now. `crc` is what the writer says
+    /// its bytes sum to.
+    pub fn finish_in_place(mut self, crc: Option<u32>) -> Result<Put, EngineError> {
         let claim = self.claim.as_ref().expect("only finish takes the claim");
         self.crc = self.shared.ports.memory.checksum(claim.slot, claim.offset, claim.length);
         self.written = claim.length;
         self.shared.meter.put_in_place_bytes.add(u64::from(claim.length));
-        self.finish(None)
+        self.finish(crc)
     }
 
     /// Bytes still to come.

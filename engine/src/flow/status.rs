@@ -43,10 +43,12 @@ impl Engine {
     /// Looks at everything once.
     pub fn status(&self) -> EngineStatus {
         let journal = self.shared.ports.journal.status();
+        let of_annex = self.shared.annex.get().map(|annex| annex.alarms()).unwrap_or_default();
         let core = self.shared.lock();
         let devices = self.shared.ports.nvme.as_ref().map(|tier| tier.health()).unwrap_or_default();
         let known = core.stores.ground.is_logged_in(journal.epoch);
-        let alarms = self.shared.alarms.all(&journal, known, &devices);
+        let mut alarms = self.shared.alarms.all(&journal, known, &devices);
+        alarms.extend(of_annex);
         let state = match (core.draining, core.filling, alarms.is_empty()) {
             (true, ..) => "draining",
             (_, true, _) => "recovering",

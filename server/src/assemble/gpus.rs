@@ -1,7 +1,7 @@
 //! The HBM tier as the local path's port.
 
 use std::any::Any;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
 use futures::FutureExt;
@@ -13,13 +13,15 @@ use kvtier_engine::port::TierError;
 use kvtier_hbm::chain::{BlockPlace, ChainBlock, ChainMove, ImportError, MoveError, MoveProgress, MoveRefused, PartOf};
 use kvtier_hbm::gpu::{GpuError, IPC_HANDLE_BYTES, IpcHandle};
 use kvtier_hbm::layout::{Direction, KvLayout, Surface};
-use kvtier_hbm::pool::Promotion;
+use kvtier_hbm::pool::{Fresh, Promotion, Room};
 use kvtier_hbm::{HbmTier, HotPool, WorkerMemory};
 use kvtier_identity::BlockId;
 use kvtier_proto::v1;
 
 use super::hbm::{Found, Opened};
-use crate::local::gpu::{GpuRefusal, Gpus, HotBlock, KvBlock, KvMemory, KvMove, KvProgress, KvWay, MoveFailure};
+use crate::local::gpu::{
+    FreshBlock, GpuRefusal, Gpus, HotBlock, HotRooms, KvBlock, KvMemory, KvMove, KvProgress, KvWay, MoveFailure,
+};
 
 /// The node's GPUs, once they are open.
 pub(super) struct NodeGpus {
@@ -43,14 +45,14 @@ impl Gpus for NodeGpus {
         if !self.allowed {
             return Err(GpuRefusal::Absent("workers may not lend GPU memory: set hbm.workers to true".into()));
         }
-        let Found { tier, pool } = match self.opened.get() {
+        let Found { tier, pool, .. } = match self.opened.get() {
             None => return Err(GpuRefusal::Busy("the GPUs are still being opened: try again".into())),
             Some(Err(why)) => return Err(GpuRefusal::Absent(format!("there is no GPU to lend memory of: {why}"))),
             Some(Ok(opened)) => opened,
         };
         let handles = handles_of(&request.handles)?;
         let layout = layout_of(request.layout.as_ref())?;
-        let gpu = u16::try_from(request.gpu).unwrap_or(u16::MAX);
+        let gpu = place_of(tier, request)?;
         let memory = WorkerMemory::import(tier, gpu, &handles, layout).map_err(|error| refused(error, request.gpu))?;
         Ok(Arc::new(Lent { tier: tier.clone(), pool: pool.clone(), gpu, memory }))
     }
@@ -112,6 +114,18 @@ fn layout_of(layout: Option<&v1::GpuLayout>) -> Result<KvLayout, GpuRefusal> {
     })
 }
 
+/// The GPU a request names.
+fn place_of(tier: &HbmTier, request: &v1::ImportGpuMemoryRequest) -> Result<u16, GpuRefusal> {
+    if request.gpu_uuid.is_empty() {
+        return Ok(u16::try_from(request.gpu).unwrap_or(u16::MAX));
+    }
+    let unknown = || {
+        let remedy = format!("the daemon has {}; see `kvtier status`", tier.uuids().join(", "));
+        invalid("gpu_uuid", &request.gpu_uuid, remedy)
+    };
+    tier.find(&request.gpu_uuid).ok_or_else(unknown)
+}
+
 fn refused(error: ImportError, gpu: u32) -> GpuRefusal {
     match error {
         ImportError::NoGpu { count, .. } => {
@@ -127,7 +141,9 @@ fn refused(error: ImportError, gpu: u32) -> GpuRefusal {
         }
         ImportError::Handle { source: GpuError::Lost(why), .. } => GpuRefusal::Lost(lost(&why)),
         ImportError::Handle { number, source } => {
-            let remedy = format!("{source}; is its process alive, on this machine, and of a user the driver lets in?");
+            let remedy = format!(
+                "{source}; is its process alive, on this machine, in the daemon's PID namespace, and of a user the driver lets in?"
+            );
             invalid(format!("handles[{number}]"), "not to be opened", remedy)
         }
     }
@@ -186,6 +202,16 @@ impl KvMemory for Lent {
         }
     }
 
+    fn reserve_hot(&self, chain: Vec<FreshBlock>) -> Option<Box<dyn HotRooms>> {
+        let (pool, gpu) = (self.pool.as_ref()?, u8::try_from(self.gpu).ok()?);
+        let fresh = |fresh: FreshBlock| {
+            let FreshBlock { block, space, key, parent, length } = fresh;
+            Fresh { block, space, key, parent, length }
+        };
+        let rooms = pool.reserve(gpu, chain.into_iter().map(fresh));
+        (!rooms.is_empty()).then(|| Box::new(Rooms { pool: Arc::downgrade(pool), rooms }) as Box<dyn HotRooms>)
+    }
+
     fn forget_hot(&self, block: BlockId) {
         if let Some(pool) = &self.pool {
             pool.forget(block);
@@ -199,7 +225,7 @@ impl KvMemory for Lent {
     }
 
     fn begin(&self, call: KvMove) -> Result<Arc<dyn KvProgress>, GpuRefusal> {
-        let KvMove { way, in_pool, blocks, part: (offset, block_bytes), layers, keep } = call;
+        let KvMove { way, in_pool, blocks, part: (offset, block_bytes), onward, layers, keep } = call;
         let block = |block: KvBlock| ChainBlock {
             number: block.number,
             place: if in_pool { BlockPlace::Pool(block.slot) } else { BlockPlace::Host(block.slot) },
@@ -213,6 +239,7 @@ impl KvMemory for Lent {
             blocks: blocks.into_iter().map(block).collect(),
             layers,
             part: Some(PartOf { offset, block_bytes }),
+            onward,
             keep,
         };
         match self.memory.begin(&self.tier, call) {
@@ -221,6 +248,25 @@ impl KvMemory for Lent {
             Err(MoveRefused::Tier(TierError::Poisoned { cause, .. })) => Err(GpuRefusal::Lost(lost(&cause))),
             Err(MoveRefused::Tier(TierError::Closed)) => Err(GpuRefusal::Lost("the daemon is shutting down".into())),
             Err(MoveRefused::Tier(error)) => Err(GpuRefusal::Busy(format!("the GPU's queue is full: {error}"))),
+        }
+    }
+}
+
+/// Slots of a pool. A job keeps them, so they do not keep the pool.
+struct Rooms {
+    pool: Weak<HotPool>,
+    rooms: Vec<Room>,
+}
+
+impl HotRooms for Rooms {
+    fn slots(&self) -> Vec<Slot> {
+        self.rooms.iter().map(|room| room.slot).collect()
+    }
+
+    fn fill(self: Box<Self>, headers: Vec<SlotHeader>) -> BoxFuture<'static, ()> {
+        match self.pool.upgrade() {
+            Some(pool) => Box::pin(pool.fill(self.rooms.into_iter().zip(headers).collect()).map(drop)),
+            None => Box::pin(std::future::ready(())),
         }
     }
 }
@@ -246,5 +292,9 @@ impl KvProgress for Moving {
 
     fn is_over(&self) -> bool {
         self.0.is_over()
+    }
+
+    fn checksums(&self) -> Vec<u32> {
+        self.0.checksums()
     }
 }

@@ -7,10 +7,10 @@ use std::error::Error;
 use std::sync::{Arc, OnceLock};
 
 use kvtier_engine::port::{Clock, Memory, Spawn, Tier};
-use kvtier_hbm::cuda::CudaGpu;
+use kvtier_hbm::cuda;
 use kvtier_hbm::gpu::{Gpu, HostArena, HostMemory};
 use kvtier_hbm::simulated::{Machine, Simulated};
-use kvtier_hbm::{Drive, HbmSettings, HbmTier, HotPool, PoolSize};
+use kvtier_hbm::{CopiedFrom, Drive, HbmSettings, HbmTier, HotPool, OpenError, PoolSize};
 use kvtier_host::Arenas;
 
 use super::gpus::NodeGpus;
@@ -31,6 +31,8 @@ pub(super) type Opened = Result<Found, String>;
 pub(super) struct Found {
     pub(super) tier: HbmTier,
     pub(super) pool: Option<Arc<HotPool>>,
+    /// GPUs of the machine that are not in the tier, and why.
+    pub(super) left_out: Vec<String>,
 }
 
 /// What comes of the settings.
@@ -63,21 +65,30 @@ pub(super) fn open(
     if pool == PoolSize::Off && !config.hbm.workers {
         return Hbm { look: None, gpus, pools };
     }
-    let settings = HbmSettings {
+    let mut settings = HbmSettings {
         pool,
         extent_bytes: config.hbm.extent_bytes,
         hang_timeout: config.hbm.hang_timeout,
         ..HbmSettings::default()
     };
-    let device = config.hbm.device;
+    if config.hbm.copied_from > 0 {
+        settings.copied_from = CopiedFrom::all(config.hbm.copied_from);
+    }
+    let (device, measured) = (config.hbm.device, config.hbm.copied_from == 0);
     let (policy, pin_bytes_max) = (super::policy_of(config), config.limits.pin_quota_bytes);
     let (clock, spawn) = (Arc::clone(clock), Arc::clone(spawn));
     let (arenas, memory) = (Arc::clone(arenas), Arc::clone(memory));
     let (slot, listener) = (Arc::clone(&opened), pools.listener());
     let begin = move || {
-        let tier = find(device).and_then(|gpus| open_now(&settings, gpus, &arenas, memory)).map(|tier| {
+        let found = find(device);
+        let tier = found.and_then(|Gathered { gpus, mut left_out }| {
+            let tier = open_now(&settings, gpus, &arenas, memory)?;
+            left_out.extend(tier.left_out().iter().map(words_of));
+            if measured && device != GpuDevice::Simulated {
+                tier.measure_ways(&|| clock.now());
+            }
             let pool = HotPool::new(tier.clone(), clock, spawn, policy, pin_bytes_max, listener);
-            Found { tier, pool }
+            Ok(Found { tier, pool, left_out })
         });
         match &tier {
             Ok(found) => tracing::info!(gpus = found.tier.device_count(), "HBM tier opened"),
@@ -92,17 +103,31 @@ pub(super) fn open(
     Hbm { look: Some(Arc::new(move || sight(opened.get()))), gpus, pools }
 }
 
+/// GPUs that were found, and why others cannot be used.
+struct Gathered {
+    gpus: Vec<Arc<dyn Gpu>>,
+    left_out: Vec<String>,
+}
+
 /// The GPUs of this machine, or one that is none.
-fn find(device: GpuDevice) -> Result<Vec<Arc<dyn Gpu>>, String> {
+fn find(device: GpuDevice) -> Result<Gathered, String> {
     if device == GpuDevice::Simulated {
         tracing::warn!("hbm.device = \"simulated\": the GPU is host memory");
-        return Ok(vec![Arc::new(Simulated::new(&Machine::new(), SIMULATED_SEED, SIMULATED_BYTES))]);
+        let gpu = Arc::new(Simulated::new(&Machine::new(), SIMULATED_SEED, SIMULATED_BYTES));
+        return Ok(Gathered { gpus: vec![gpu], left_out: Vec::new() });
     }
-    let gpus = CudaGpu::open_all().map_err(|absent| absent.to_string())?;
-    if gpus.is_empty() {
-        return Err("no GPU of this machine can be used; the log says why".into());
+    let machine = cuda::Machine::open().map_err(|absent| absent.to_string())?;
+    let told = |(ordinal, error): &(u32, _)| format!("GPU {ordinal} cannot be used: {error}");
+    let left_out = machine.left_out.iter().map(told).collect();
+    let gpus = machine.gpus.into_iter().map(|gpu| Arc::new(gpu) as Arc<dyn Gpu>).collect();
+    Ok(Gathered { gpus, left_out })
+}
+
+fn words_of(error: &OpenError) -> String {
+    match error.source() {
+        Some(cause) => format!("{error}: {cause}"),
+        None => error.to_string(),
     }
-    Ok(gpus.into_iter().map(|gpu| Arc::new(gpu) as Arc<dyn Gpu>).collect())
 }
 
 fn open_now(
@@ -118,17 +143,15 @@ fn open_now(
         keep: arena.keep(),
     });
     let registered: Vec<_> = registered.collect();
-    HbmTier::open(settings, gpus, memory, &registered, Drive::Threads).map_err(|error| match error.source() {
-        Some(cause) => format!("{error}: {cause}"),
-        None => error.to_string(),
-    })
+    HbmTier::open(settings, gpus, memory, &registered, Drive::Threads).map_err(|error| words_of(&error))
 }
 
 fn sight(opened: Option<&Opened>) -> HbmSight {
     match opened {
         None => HbmSight { absent: Some("still opening".into()), ..HbmSight::default() },
         Some(Err(why)) => HbmSight { absent: Some(why.clone()), ..HbmSight::default() },
-        Some(Ok(Found { tier, pool })) => HbmSight {
+        Some(Ok(Found { tier, pool, left_out })) => HbmSight {
+            left_out: left_out.clone(),
             count: pool.as_ref().map(|pool| pool.count()).unwrap_or_default(),
             counters: pool.as_ref().map(|pool| pool.counters()).unwrap_or_default(),
             devices: tier.health(),

@@ -3,11 +3,12 @@
 use std::sync::{Arc, OnceLock, Weak};
 
 use kvtier_engine::flow::Engine;
+use kvtier_engine::flow::alarm::{Alarm, RaisedAlarm};
 use kvtier_engine::flow::annex::{Annex, Fetched};
 use kvtier_engine::flow::external::PoolChange;
 use kvtier_engine::place::Slot;
-use kvtier_engine::port::BoxFuture;
 use kvtier_engine::port::tier::Expect;
+use kvtier_engine::port::{BoxFuture, DeviceState, Tier};
 use kvtier_hbm::HotPool;
 use kvtier_hbm::pool::{Listener, PoolNews};
 use kvtier_identity::BlockId;
@@ -98,5 +99,21 @@ impl Annex for PoolAnnex {
 
     fn fetch(&self, expect: &Expect, into: Slot) -> Option<BoxFuture<Fetched>> {
         self.pool()?.fetch(expect, into)
+    }
+
+    fn alarms(&self) -> Vec<RaisedAlarm> {
+        let Some(opened) = self.opened.upgrade() else { return Vec::new() };
+        let Some(Ok(found)) = opened.get() else { return Vec::new() };
+        let health = found.tier.health();
+        let lost = health.iter().enumerate().filter(|(_, gpu)| gpu.state == DeviceState::Poisoned);
+        let lost = lost.map(|(number, gpu)| RaisedAlarm {
+            alarm: Alarm::HbmPoisoned,
+            sentence: format!("device {number} takes nothing ({}); workers use host memory", gpu.detail),
+        });
+        let left_out = found.left_out.iter().map(|why| RaisedAlarm {
+            alarm: Alarm::HbmLeftOut,
+            sentence: format!("{why}; the other GPUs serve: mend it, then restart"),
+        });
+        lost.chain(left_out).collect()
     }
 }

@@ -2,6 +2,7 @@
 
 use kvtier_engine::catalog::plan::Decline;
 use kvtier_engine::flow::ask::{DurableWait, Put};
+use kvtier_engine::flow::put::PartWriter;
 use kvtier_proto::v1;
 use tonic::Status;
 use v1::CommitOutcome as Outcome;
@@ -80,27 +81,38 @@ impl Committed {
                 self.push(Outcome::Duplicate, 0);
                 Some(wait)
             }
-            HeldKind::Write(writer) => match writer.finish_in_place() {
-                Ok(Put::Stored { crc, durable }) => {
-                    self.push(Outcome::Stored, crc);
-                    durable
-                }
-                Ok(Put::PartAccepted) => {
-                    self.push(Outcome::PartAccepted, 0);
-                    None
-                }
-                Ok(Put::Declined(decline)) => {
-                    self.push(Outcome::Declined, 0);
-                    let given_up = "the put was given up before: limits.part_deadline has passed, or it was deleted";
-                    self.refuse(index, answer::decline_words(decline).0, given_up.to_owned());
-                    None
-                }
-                Err(error) => {
-                    self.reject(index, error.to_string());
-                    None
-                }
-            },
+            HeldKind::Write(writer) => self.finish_written(index, writer, None),
+            HeldKind::Summed(writer, crc) => self.finish_written(index, writer, Some(crc)),
         }
+    }
+
+    fn finish_written(&mut self, index: usize, writer: PartWriter, crc: Option<u32>) -> Option<DurableWait> {
+        match writer.finish_in_place(crc) {
+            Ok(Put::Stored { crc, durable }) => {
+                self.push(Outcome::Stored, crc);
+                durable
+            }
+            Ok(Put::PartAccepted) => {
+                self.push(Outcome::PartAccepted, 0);
+                None
+            }
+            Ok(Put::Declined(decline)) => {
+                self.push(Outcome::Declined, 0);
+                let given_up = "the put was given up before: limits.part_deadline has passed, or it was deleted";
+                self.refuse(index, answer::decline_words(decline).0, given_up.to_owned());
+                None
+            }
+            Err(error) => {
+                let way = if crc.is_some() { "on its way from the GPU: " } else { "" };
+                self.reject(index, format!("{way}{error}"));
+                None
+            }
+        }
+    }
+
+    /// Whether the block that was committed last is visible now.
+    pub(super) fn has_stored_last(&self) -> bool {
+        self.outcomes.last() == Some(&Outcome::Stored.into())
     }
 
     /// A block that is visible and will not be durable.

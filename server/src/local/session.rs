@@ -72,6 +72,8 @@ pub(crate) struct Held {
 pub(super) enum HeldKind {
     /// A slot to write. Dropping it frees the slot.
     Write(PartWriter),
+    /// A slot that a GPU has written, and what its bytes sum to by that GPU.
+    Summed(PartWriter, u32),
     /// A copy that is there already and may not be durable yet.
     Existing(DurableWait),
 }

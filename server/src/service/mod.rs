@@ -76,6 +76,8 @@ pub struct HbmSight {
     pub count: TierCount,
     /// Blocks found there, and blocks taken in, so far.
     pub counters: (u64, u64),
+    /// GPUs of the machine that are not in it, and why.
+    pub left_out: Vec<String>,
     /// Why there is no GPU in it.
     pub absent: Option<String>,
 }
@@ -196,10 +198,10 @@ impl Service {
         }
     }
 
-    /// Bytes of incomplete blocks now.
-    pub fn put_in_flight_bytes(&self) -> u64 {
-        let free = self.node.put_room.available_permits() as u64;
-        u64::from(self.node.put_room_pages).saturating_sub(free) * PAGE_BYTES
+    /// Tells bytes of incomplete blocks, and does not keep the service: the metrics that ask are kept by it.
+    pub fn put_in_flight_bytes(&self) -> impl Fn() -> u64 + Send + Sync + 'static {
+        let (room, pages) = (Arc::clone(&self.node.put_room), u64::from(self.node.put_room_pages));
+        move || pages.saturating_sub(room.available_permits() as u64) * PAGE_BYTES
     }
 
     /// Resolves when no call is under way.
@@ -208,9 +210,10 @@ impl Service {
         self.node.calls.wait().await;
     }
 
-    /// Subscribers now.
-    pub fn subscribers(&self) -> u64 {
-        self.node.limits.subscribers_max.saturating_sub(self.node.subscribers.available_permits() as u64)
+    /// Tells how many subscribers there are, and does not keep the service.
+    pub fn subscribers(&self) -> impl Fn() -> u64 + Send + Sync + 'static {
+        let (room, most) = (Arc::clone(&self.node.subscribers), self.node.limits.subscribers_max);
+        move || most.saturating_sub(room.available_permits() as u64)
     }
 
     fn call(&self, name: &'static str) -> Call {

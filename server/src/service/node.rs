@@ -65,7 +65,8 @@ fn local(node: &Node, count: &LocalCount) -> v1::LocalStatus {
 }
 
 fn hbm_tier(node: &Node) -> Option<v1::TierStatus> {
-    let HbmSight { devices, capacity_bytes, count, counters: (hits, stores), absent } = node.facts.hbm.as_ref()?();
+    let HbmSight { devices, capacity_bytes, count, counters: (hits, stores), left_out, absent } =
+        node.facts.hbm.as_ref()?();
     let sum = |of: fn(&DeviceHealth) -> u64| devices.iter().map(of).sum::<u64>();
     let state = match &absent {
         Some(_) => "absent",
@@ -75,7 +76,7 @@ fn hbm_tier(node: &Node) -> Option<v1::TierStatus> {
     Some(v1::TierStatus {
         tier: v1::Tier::Hbm.into(),
         state: state.to_owned(),
-        detail: absent.unwrap_or_else(|| device_details(&devices)),
+        detail: absent.unwrap_or_else(|| [vec![device_details(&devices)], left_out].concat().join("; ")),
         capacity_bytes,
         used_bytes: count.slot_bytes,
         blocks: count.blocks,

@@ -9,6 +9,7 @@ use kvtier_engine::port::{DeviceGeometry, DeviceHealth, DeviceState, TierError};
 use crate::gpu::{Gpu, GpuError, HostMemory, MemoryId, Place};
 use crate::queue::{Queue, Refused};
 use crate::settings::HbmSettings;
+use crate::ways::CopiedFrom;
 
 /// A GPU the tier works with. Pool and arenas are let go when the last operation is.
 pub(crate) struct Device {
@@ -17,7 +18,7 @@ pub(crate) struct Device {
     pool: Option<MemoryId>,
     pub(crate) geometry: DeviceGeometry,
     arenas: Vec<MemoryId>,
-    pub(crate) copy_run_bytes_min: AtomicU64,
+    copied_from: [AtomicU64; 2],
     pub(crate) read_bytes: AtomicU64,
     pub(crate) written_bytes: AtomicU64,
 }
@@ -38,7 +39,7 @@ impl Device {
             pool: None,
             geometry: DeviceGeometry { bytes, extent_bytes: settings.extent_bytes, first_extent_offset: 0 },
             arenas: Vec::with_capacity(arenas.len()),
-            copy_run_bytes_min: AtomicU64::new(settings.copy_run_bytes_min),
+            copied_from: [settings.copied_from.load, settings.copied_from.save].map(AtomicU64::new),
             read_bytes: AtomicU64::new(0),
             written_bytes: AtomicU64::new(0),
         };
@@ -49,6 +50,17 @@ impl Device {
             device.arenas.push(gpu.register(arena.clone())?);
         }
         Ok(device)
+    }
+
+    pub(crate) fn copied_from(&self) -> CopiedFrom {
+        let [load, save] = [0, 1].map(|at| self.copied_from[at].load(Ordering::Relaxed));
+        CopiedFrom { load, save }
+    }
+
+    /// For moves that begin from now on.
+    pub(crate) fn set_copied_from(&self, from: CopiedFrom) {
+        self.copied_from[0].store(from.load, Ordering::Relaxed);
+        self.copied_from[1].store(from.save, Ordering::Relaxed);
     }
 
     pub(crate) fn gpu(&self) -> &Arc<dyn Gpu> {
@@ -102,7 +114,7 @@ impl Device {
     pub(crate) fn health(&self) -> DeviceHealth {
         let (properties, poison) = (self.gpu().properties(), self.queue.poison());
         let (in_flight_count, queued_count) = self.queue.counts();
-        let named = format!("{}, pool of {} MiB", properties.name, self.geometry.bytes >> 20);
+        let named = format!("{} ({}), pool of {} MiB", properties.name, properties.uuid, self.geometry.bytes >> 20);
         DeviceHealth {
             state: if poison.is_some() { DeviceState::Poisoned } else { DeviceState::Up },
             detail: poison.map_or(named.clone(), |cause| format!("{named}; poisoned: {cause}; restart the daemon")),

@@ -1,7 +1,8 @@
 //! The HBM tier: KV blocks in GPU memory, and moves between blocks and the KV memory of inference workers.
 //!
 //! **Not yet verified on hardware.** Everything here is tested on a simulated device; the calls of the driver are written
-//! from its documentation and have not run on a GPU yet (`make gpu-check` is what will show).
+//! from its documentation, run on a stand-in that was written from it, too (`tests/hbm/driver`), and have not run on a GPU yet
+//! (`make gpu-check` is what will show).
 //!
 //! [`HbmTier`] implements the engine's [`Tier`](kvtier_engine::port::Tier) port over [`Gpu`](gpu::Gpu)s. It moves whole
 //! slots between host arenas and a pool on each GPU. [`WorkerMemory`] is a worker's KV cache, opened by CUDA IPC, and moves
@@ -29,7 +30,7 @@
 //!
 //! GPU memory does not survive the daemon. A worker keeps its own memory; it hears nothing more and recomputes.
 //!
-//! Reading order: [`gpu`], [`simulated`], [`cuda`], [`layout`], [`checksum`], `queue`, [`tier`], [`chain`], [`pool`].
+//! Reading order: [`gpu`], [`simulated`], [`cuda`], [`layout`], [`checksum`], `queue`, [`tier`], [`chain`], `ways`, [`pool`].
 #![deny(unsafe_code)]
 
 mod answers;
@@ -47,8 +48,10 @@ mod queue;
 pub mod settings;
 pub mod simulated;
 pub mod tier;
+mod ways;
 
 pub use chain::{BlockPlace, ChainBlock, ChainMove, WorkerMemory};
 pub use pool::HotPool;
 pub use settings::{HbmSettings, PoolSize};
 pub use tier::{Drive, HbmTier, OpenError};
+pub use ways::CopiedFrom;

@@ -3,6 +3,8 @@
 use std::fmt;
 use std::time::Duration;
 
+use crate::ways::CopiedFrom;
+
 /// How large the daemon's own pool on each GPU is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum PoolSize {
@@ -49,8 +51,9 @@ pub struct HbmSettings {
     /// Operations that wait for one GPU at most; further ones are answered Busy (INV-5). Default 4,096.
     pub queue_operations: usize,
     /// From which length of a contiguous run on host copies go through the copy engines; shorter ones through a kernel
-    /// that reads and writes host memory itself. Default 64 KiB.
-    pub copy_run_bytes_min: u64,
+    /// that reads and writes host memory itself. Default 64 KiB, until [`HbmTier::measure_ways`](crate::HbmTier::measure_ways)
+    /// has found what is faster on this machine.
+    pub copied_from: CopiedFrom,
     /// After so long without any progress of a lane that has work, the GPU counts as hung: its tier is poisoned and whoever
     /// waits for it is told. Default 30 s. Too short: a GPU that is busy with large kernels of the engine is given up.
     pub hang_timeout: Duration,
@@ -62,7 +65,7 @@ impl Default for HbmSettings {
             pool: PoolSize::Off,
             extent_bytes: 32 << 20,
             queue_operations: 4096,
-            copy_run_bytes_min: 64 << 10,
+            copied_from: CopiedFrom::all(64 << 10),
             hang_timeout: Duration::from_secs(30),
         }
     }

@@ -160,7 +160,7 @@ class LocalClient:
         planes: int = 1,
         plane_stride: int = 0,
         surfaces_per_layer: int = 1,
-        gpu: int = 0,
+        gpu: int | str = 0,
     ) -> GpuMemory: ...
     def load_start(
         self,
@@ -239,6 +239,7 @@ class GpuMemory:
         parent: bytes | None = None,
         part: int = 0,
         durability: _Durability = "volatile",
+        to_pool: bool = False,
         request: str | None = None,
     ) -> list[Outcome]: ...
     def save_start(
@@ -250,6 +251,7 @@ class GpuMemory:
         parent: bytes | None = None,
         part: int = 0,
         durability: _Durability = "volatile",
+        to_pool: bool = False,
         request: str | None = None,
     ) -> Pending[list[Outcome]]: ...
     def load(

@@ -65,6 +65,27 @@ pub struct LoadChain<'a, K> {
     pub request: Option<&'a str>,
 }
 
+/// Which GPU.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum GpuName<'a> {
+    /// Its place among the daemon's, from 0.
+    Place(u32),
+    /// Its UUID, as nvidia-smi or PyTorch shows it: the same in every process, whatever CUDA_VISIBLE_DEVICES says.
+    Uuid(&'a str),
+}
+
+impl From<u32> for GpuName<'_> {
+    fn from(place: u32) -> Self {
+        Self::Place(place)
+    }
+}
+
+impl<'a> From<&'a str> for GpuName<'a> {
+    fn from(uuid: &'a str) -> Self {
+        Self::Uuid(uuid)
+    }
+}
+
 /// A chain to be saved.
 #[derive(Debug, Clone)]
 pub struct SaveChain<'a, K> {
@@ -80,6 +101,8 @@ pub struct SaveChain<'a, K> {
     pub part: u32,
     /// When it is answered.
     pub durability: Durability,
+    /// Keep the blocks in the daemon's pool in GPU memory, too, as far as there is room: the next load finds them there.
+    pub to_pool: bool,
     /// Name of the request it is for, for `kvtier why`.
     pub request: Option<&'a str>,
 }
@@ -94,7 +117,16 @@ impl<'a, K> LoadChain<'a, K> {
 impl<'a, K> SaveChain<'a, K> {
     /// Blocks of one part, volatile, from the beginning of a chain.
     pub fn new(space: SpaceDigest, keys: &'a [K], blocks: &'a [u64]) -> Self {
-        Self { space, keys, blocks, parent: None, part: 0, durability: Durability::Volatile, request: None }
+        Self {
+            space,
+            keys,
+            blocks,
+            parent: None,
+            part: 0,
+            durability: Durability::Volatile,
+            to_pool: false,
+            request: None,
+        }
     }
 }
 
@@ -152,15 +184,19 @@ pub struct Loading {
 }
 
 impl LocalClient {
-    /// Lends KV memory on a GPU (its place among the daemon's, from 0) to the daemon, by the handles of its allocations.
-    pub fn import_gpu_memory(
+    /// Lends KV memory on a GPU to the daemon, by the handles of its allocations.
+    pub fn import_gpu_memory<'a>(
         &self,
-        gpu: u32,
+        gpu: impl Into<GpuName<'a>>,
         handles: &[[u8; IPC_HANDLE_BYTES]],
         layout: &GpuLayout,
     ) -> Result<GpuMemory, ClientError> {
         let handles = handles.iter().map(|handle| handle.to_vec()).collect();
-        let request = wire::ImportGpuMemoryRequest { gpu, handles, layout: Some(layout.clone()) };
+        let (gpu, gpu_uuid) = match gpu.into() {
+            GpuName::Place(place) => (place, String::new()),
+            GpuName::Uuid(uuid) => (0, uuid.to_owned()),
+        };
+        let request = wire::ImportGpuMemoryRequest { gpu, handles, layout: Some(layout.clone()), gpu_uuid };
         let shared = self.shared();
         let timeout = shared.options.wait_timeout;
         let (line, message) = shared.ask(IMPORT, Method::ImportGpuMemory, &request, timeout)?;
@@ -209,7 +245,8 @@ impl GpuMemory {
     }
 
     /// Copies blocks of the worker's memory into the cache and waits until they are visible, or durable if that was asked
-    /// for. One answer per block, as from a commit.
+    /// for. One answer per block, as from a commit. The daemon reads on a stream of its own: synchronize the one that has
+    /// written the blocks before.
     pub fn save<K: AsRef<[u8]>>(
         &self,
         wanted: &SaveChain<'_, K>,
@@ -229,6 +266,7 @@ impl GpuMemory {
             blocks: wanted.blocks.to_vec(),
             durability: wanted.durability.into(),
             request: why::name(wanted.request)?,
+            to_pool: wanted.to_pool,
         };
         let message = self.lent.ask(SAVE, Method::Save, &request, self.lent.shared.options.wait_timeout)?;
         let wire::SaveResponse { outcomes, crc32, refusals, outcome, detail } = decoded(SAVE, &message)?;

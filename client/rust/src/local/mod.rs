@@ -33,7 +33,7 @@ pub use acquired::Acquired;
 pub use ahead::{Acquiring, Committing};
 pub use chain::{AcquireChain, Lengths, ReserveChain};
 pub use client::LocalClient;
-pub use gpu::{GpuLayout, GpuMemory, LoadChain, Loading, NotMoved, SaveChain};
+pub use gpu::{GpuLayout, GpuMemory, GpuName, LoadChain, Loading, NotMoved, SaveChain};
 pub use slots::{Commitment, Committed, Existing, Reservation, Slot};
 pub use tokio_client::AsyncLocalClient;
 

@@ -36,6 +36,10 @@ section! {
         /// whoever waits for it is told.
         hang_timeout: Duration = Kind::Time, Preset::Text("30s"), Bound::between(ms(100), seconds(3600)),
             wrong "too short: a GPU that is busy with long kernels of the engine is given up";
+        /// From which length of a contiguous run on moves between host memory and a worker go through the GPU's copy engines;
+        /// shorter runs go through a kernel. "0B": what is faster is measured on each GPU when its tier opens.
+        copied_from: u64 = Kind::Size, Preset::Text("0B"), Bound::between(0, GIB),
+            wrong "too small: thousands of small copies cost the CPU and are slow; too large: kernels take turns with the engine's";
         /// Size of the extents a pool is cut into; each extent holds blocks of one size. A block and its 4 KiB header must
         /// fit one extent.
         extent_bytes: u64 = Kind::Size, Preset::Text("32MiB"), Bound::between(MIB, GIB).multiple_of(MIB),

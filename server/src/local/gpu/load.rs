@@ -241,7 +241,8 @@ impl Chain<'_> {
         let part = (self.part.offset, self.whole_bytes());
         loop {
             let (blocks, layers) = (blocks.clone(), self.layers.clone());
-            let call = KvMove { way: KvWay::Load, in_pool, blocks, part, layers, keep: keep() };
+            let onward = Vec::new();
+            let call = KvMove { way: KvWay::Load, in_pool, blocks, part, onward, layers, keep: keep() };
             match self.memory.begin(call) {
                 Ok(progress) => {
                     self.session.desk.moves.follow(self.session, &progress);

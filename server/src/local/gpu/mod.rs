@@ -8,6 +8,7 @@
 //!
 //!   Load   prospect ─► in the pool? held there ─► the rest, window by window: held in host memory, staged up ─► a job each ─► WaitLoad per range of layers
 //!   Save   reserve ─► job gathers into the slots ─► checksummed and committed as Commit does
+//!          into the pool: reserve there, too ─► job gathers into the pool, sums on the GPU, copies on ─► committed if the sums agree ─► found in the pool
 //! ```
 //!
 //! # Who may go away when
@@ -32,10 +33,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::BoxFuture;
-use kvtier_engine::flow::hold::KnownBlock;
+use kvtier_engine::flow::hold::{KnownBlock, NamedChain};
 use kvtier_engine::header::SlotHeader;
 use kvtier_engine::place::Slot;
-use kvtier_identity::BlockId;
+use kvtier_identity::{BlockId, Key, SpaceDigest};
 use kvtier_proto::v1;
 use tonic::Status;
 
@@ -83,6 +84,8 @@ pub trait KvMemory: Send + Sync + 'static {
         from: Slot,
         keep: Box<dyn Any + Send>,
     ) -> BoxFuture<'static, bool>;
+    /// Room in the pool for the beginning of a chain that is about to be saved; none: there is none.
+    fn reserve_hot(&self, chain: Vec<FreshBlock>) -> Option<Box<dyn HotRooms>>;
     /// A block is not to be in the pool any more.
     fn forget_hot(&self, block: BlockId);
     /// A copy in the pool does not verify: nobody finds it any more.
@@ -119,6 +122,43 @@ pub struct HotBlock {
     pub keep: Box<dyn Any + Send + Sync>,
 }
 
+/// A block that is about to be saved.
+#[derive(Debug, Clone)]
+pub struct FreshBlock {
+    /// The block.
+    pub block: BlockId,
+    /// Its space's number.
+    pub space: u32,
+    /// The engine's key.
+    pub key: Key,
+    /// The block before it in its chain.
+    pub parent: Option<BlockId>,
+    /// Its payload's bytes.
+    pub length: u32,
+}
+
+impl FreshBlock {
+    /// The block at a place of a chain.
+    fn of(chain: &NamedChain, at: usize, key: Key, length: u32) -> Self {
+        let parent = if at == 0 { chain.parent } else { Some(chain.blocks[at - 1]) };
+        Self { block: chain.blocks[at], space: chain.space, key, parent, length }
+    }
+
+    /// Its header in the pool, once its checksum is known.
+    fn header(self, space: SpaceDigest, crc: u32) -> SlotHeader {
+        let Self { block, key, parent, length, .. } = self;
+        SlotHeader { block, space, key, parent, length, crc, generation: 0 }
+    }
+}
+
+/// Slots of the pool for the beginning of a chain. Dropped, they are free again: not while a device may write to them.
+pub trait HotRooms: Send {
+    /// One for each block.
+    fn slots(&self) -> Vec<Slot>;
+    /// Lets the first blocks be found, as they have arrived; the others' slots are free. Goes on when the future is dropped.
+    fn fill(self: Box<Self>, headers: Vec<SlotHeader>) -> BoxFuture<'static, ()>;
+}
+
 /// A move of a chain.
 pub struct KvMove {
     /// Which way.
@@ -129,6 +169,8 @@ pub struct KvMove {
     pub blocks: Vec<KvBlock>,
     /// First byte of this rank's part, and bytes of the whole block.
     pub part: (u32, u32),
+    /// Slots in host memory that blocks saved into the pool are copied on to; empty: none.
+    pub onward: Vec<Slot>,
     /// Layers in the order in which they shall arrive; empty: all at once.
     pub layers: Vec<Range<u32>>,
     /// Owns the slots. Let go of when the device is done with them.
@@ -143,6 +185,8 @@ pub trait KvProgress: Send + Sync + 'static {
     fn wait_end(&self) -> BoxFuture<'static, Result<(), MoveFailure>>;
     /// Whether it is over.
     fn is_over(&self) -> bool;
+    /// After the end of a save into the pool: CRC32 of each block, by the GPU. Otherwise empty.
+    fn checksums(&self) -> Vec<u32>;
 }
 
 /// Why a GPU was not asked.

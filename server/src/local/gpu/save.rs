@@ -1,4 +1,9 @@
 //! Saving a worker's blocks: reserved, gathered by the GPU, committed.
+//!
+//! ```text
+//!   worker ─► host memory                       summed by the commit
+//!   worker ─► pool ─► host memory    `to_pool`: summed by the GPU in the pool, and by the commit, which compares
+//! ```
 
 use std::sync::{Arc, Mutex};
 
@@ -6,12 +11,13 @@ use kvtier_engine::catalog::plan::Decline;
 use kvtier_engine::flow::EngineError;
 use kvtier_engine::flow::ask::{DurableWait, PutPart, Reserved};
 use kvtier_engine::flow::put::PartWriter;
+use kvtier_engine::header::SlotHeader;
 use kvtier_engine::place::{PAGE_BYTES, Slot, slot_bytes};
 use kvtier_identity::Key;
 use kvtier_proto::v1;
 use tonic::{Code, Status};
 
-use super::{GpuRefusal, KvBlock, KvMemory, KvMove, KvWay, TURN_KEYS, check_numbers};
+use super::{FreshBlock, GpuRefusal, HotRooms, KvBlock, KvMemory, KvMove, KvWay, TURN_KEYS, check_numbers};
 use crate::local::commit::Committed;
 use crate::local::ledger::Share;
 use crate::local::session::{Found, Held, HeldKind, Session};
@@ -28,11 +34,37 @@ enum Step {
     Refused(v1::CommitOutcome, v1::DeclineReason, String),
 }
 
-/// Writers of the blocks that move, in their order. The job has a hand on them as long as the device may write.
-type Writers = Arc<Mutex<Option<Vec<Writing>>>>;
-
 /// A slot and its share of the quotas.
 type Writing = (PartWriter, Share);
+
+/// A block that has moved.
+struct Gathered {
+    writing: Writing,
+    /// As it is in the pool, if it went through it.
+    header: Option<SlotHeader>,
+}
+
+/// Where the blocks that move go.
+#[derive(Default)]
+struct Goals {
+    /// In host memory, one per block, in their order.
+    writers: Vec<Writing>,
+    /// In the pool, for the first of them.
+    rooms: Option<Box<dyn HotRooms>>,
+}
+
+/// The jobs have a hand on it as long as the device may write.
+type Shared = Arc<Mutex<Option<Goals>>>;
+
+/// What is saved, block by block.
+#[derive(Default)]
+struct Plan {
+    steps: Vec<Step>,
+    /// Of those that move: number in the worker's memory, and host slot.
+    blocks: Vec<KvBlock>,
+    /// The same: what the pool has to know of them; none: they do not go there.
+    fresh: Vec<FreshBlock>,
+}
 
 impl Session {
     /// Reserves, gathers and commits. Goes on when the client goes away, and commits nothing then.
@@ -60,29 +92,40 @@ impl Session {
         if keys.len() > TURN_KEYS {
             tokio::task::yield_now().await;
         }
-        let (mut steps, mut writers, mut blocks) = (Vec::with_capacity(keys.len()), Vec::new(), Vec::new());
-        for (key, number) in keys.iter().zip(&request.blocks) {
+        let named = (request.to_pool && u64::from(whole) == length)
+            .then(|| self.desk.engine.name_chain(&space, &keys, parent.as_ref()).map_err(answer::status))
+            .transpose()?;
+        let (mut plan, mut goals) = (Plan::default(), Goals::default());
+        for (at, (key, number)) in keys.iter().zip(&request.blocks).enumerate() {
             let key = Key::new(key).expect("a run has only good keys");
             let put = PutPart { space, key: key.clone(), parent, part: request.part, length, durability };
             let (step, writer) = self.prepare(&put).await?;
-            steps.push(step);
+            plan.steps.push(step);
             if let Some(writer) = writer {
                 let slot = slot_of(arena, &writer.0, part.offset, whole);
-                blocks.push(KvBlock { number: *number, slot, crc: None });
-                writers.push(writer);
+                plan.blocks.push(KvBlock { number: *number, slot, crc: None });
+                plan.fresh.extend(named.as_ref().map(|named| FreshBlock::of(named, at, key.clone(), whole)));
+                goals.writers.push(writer);
             }
             parent = Some(key);
         }
-        let writers: Writers = Arc::new(Mutex::new(Some(writers)));
-        if let Err(told) = self.gather(&*memory, blocks, (part.offset, whole), &writers).await {
-            let (outcome, detail) = told?;
-            return Ok(v1::SaveResponse { outcome: outcome.into(), detail, ..v1::SaveResponse::default() });
-        }
+        goals.rooms = memory.reserve_hot(plan.fresh.clone());
+        let goals: Shared = Arc::new(Mutex::new(Some(goals)));
+        let gathered = self.gather(&*memory, &plan.blocks, (part.offset, whole), &goals).await;
+        let crcs = match gathered {
+            Ok(crcs) => crcs,
+            Err(told) => {
+                let (outcome, detail) = told?;
+                return Ok(v1::SaveResponse { outcome: outcome.into(), detail, ..v1::SaveResponse::default() });
+            }
+        };
         if self.shelf.is_closed() {
             return Err(Status::new(Code::Cancelled, "the attachment has ended"));
         }
-        let written = writers.lock().expect("nobody panics while taking writers").take().unwrap_or_default();
-        Ok(self.commit_saved(steps, written).await)
+        let goals = goals.lock().expect("nobody panics while taking goals").take().unwrap_or_default();
+        let mut passed = plan.fresh.into_iter().zip(crcs).map(|(fresh, crc)| fresh.header(space, crc));
+        let gathered = goals.writers.into_iter().map(|writing| Gathered { writing, header: passed.next() });
+        Ok(self.commit_saved(plan.steps, gathered.collect(), goals.rooms).await)
     }
 
     /// Room for one block; or what becomes of it without a move.
@@ -111,41 +154,83 @@ impl Session {
         })
     }
 
-    /// Moves the blocks into their slots and waits for the end.
+    /// Moves the blocks into their slots and waits for the end. Checksums of those that go through the pool.
     async fn gather(
         &self,
         memory: &dyn KvMemory,
-        blocks: Vec<KvBlock>,
+        blocks: &[KvBlock],
         part: (u32, u32),
-        writers: &Writers,
-    ) -> Result<(), Result<(v1::MoveOutcome, String), Status>> {
-        if blocks.is_empty() {
-            return Ok(());
+        goals: &Shared,
+    ) -> Result<Vec<u32>, Result<(v1::MoveOutcome, String), Status>> {
+        let rooms = {
+            let goals = goals.lock().expect("nobody panics while filing goals");
+            let rooms = goals.as_ref().and_then(|goals| goals.rooms.as_ref());
+            rooms.map(|rooms| rooms.slots()).unwrap_or_default()
+        };
+        let (through, straight) = blocks.split_at(rooms.len());
+        let slot_of = |block: &KvBlock| block.slot;
+        let into_pool = through.iter().zip(rooms).map(|(block, slot)| KvBlock { slot, ..*block });
+        let moves = [
+            (true, into_pool.collect::<Vec<_>>(), through.iter().map(slot_of).collect()),
+            (false, straight.to_vec(), Vec::new()),
+        ];
+        let mut begun = Vec::with_capacity(2);
+        let mut refused = None;
+        for (in_pool, blocks, onward) in moves {
+            if blocks.is_empty() || refused.is_some() {
+                continue;
+            }
+            let keep = Box::new(Arc::clone(goals));
+            let call = KvMove { way: KvWay::Save, in_pool, blocks, part, onward, layers: Vec::new(), keep };
+            match memory.begin(call) {
+                Ok(progress) => {
+                    self.desk.moves.follow(self, &progress);
+                    begun.push(progress);
+                }
+                Err(refusal) => refused = Some(refusal),
+            }
         }
-        let keep = Box::new(Arc::clone(writers));
-        let call = KvMove { way: KvWay::Save, in_pool: false, blocks, part, layers: Vec::new(), keep };
-        let progress = memory.begin(call).map_err(GpuRefusal::told)?;
-        self.desk.moves.follow(self, &progress);
-        progress.wait_end().await.map_err(|failure| {
-            let (outcome, _, detail) = failure.told();
-            Ok((outcome, detail))
-        })
+        // Both are waited for, whatever becomes of one: nobody reads the worker's blocks after the answer.
+        let mut crcs = Ok(Vec::new());
+        for progress in begun {
+            match progress.wait_end().await {
+                Ok(()) => crcs = crcs.map(|crcs| [crcs, progress.checksums()].concat()),
+                Err(failure) => {
+                    let (outcome, _, detail) = failure.told();
+                    crcs = Err(Ok((outcome, detail)));
+                }
+            }
+        }
+        match refused {
+            Some(refusal) => Err(GpuRefusal::told(refusal)),
+            None => crcs,
+        }
     }
 
-    async fn commit_saved(&self, steps: Vec<Step>, written: Vec<Writing>) -> v1::SaveResponse {
+    async fn commit_saved(
+        &self,
+        steps: Vec<Step>,
+        gathered: Vec<Gathered>,
+        rooms: Option<Box<dyn HotRooms>>,
+    ) -> v1::SaveResponse {
         let mut answer = Committed::default();
-        let mut written = written.into_iter();
-        let mut waits = Vec::new();
+        let mut gathered = gathered.into_iter();
+        let (mut waits, mut headers, mut is_prefix) = (Vec::new(), Vec::new(), true);
         let begun = self.desk.clock.now();
         for (index, step) in steps.into_iter().enumerate() {
-            let held = match step {
+            let (kind, share, header) = match step {
                 Step::Move => {
-                    let (writer, share) = written.next().expect("a writer for every block that moved");
+                    let Gathered { writing: (writer, share), header } =
+                        gathered.next().expect("one for every block that moved");
                     // Checksumming one block after the other leaves others their turn.
                     tokio::task::yield_now().await;
-                    Held { kind: HeldKind::Write(writer), share: Some(share), begun }
+                    let kind = match &header {
+                        Some(header) => HeldKind::Summed(writer, header.crc),
+                        None => HeldKind::Write(writer),
+                    };
+                    (kind, Some(share), header)
                 }
-                Step::Existing(Some(wait)) => Held { kind: HeldKind::Existing(wait), share: None, begun },
+                Step::Existing(Some(wait)) => (HeldKind::Existing(wait), None, None),
                 Step::Existing(None) => {
                     answer.push(v1::CommitOutcome::Duplicate, 0);
                     continue;
@@ -156,12 +241,20 @@ impl Session {
                     continue;
                 }
             };
-            waits.extend(answer.take(index, Found::Open(held)).map(|wait| (index, wait)));
+            waits.extend(answer.take(index, Found::Open(Held { kind, share, begun })).map(|wait| (index, wait)));
+            if let Some(header) = header {
+                is_prefix &= answer.has_stored_last();
+                headers.extend(is_prefix.then_some(header));
+            }
         }
+        let filled = rooms.map(|rooms| rooms.fill(headers));
         for (index, wait) in waits {
             if let Err(decline) = wait.0.await {
                 answer.decline(index, decline);
             }
+        }
+        if let Some(filled) = filled {
+            filled.await;
         }
         let v1::CommitResponse { outcomes, crc32, refusals } = answer.finish();
         v1::SaveResponse { outcomes, crc32, refusals, ..v1::SaveResponse::default() }

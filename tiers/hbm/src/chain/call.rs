@@ -2,7 +2,6 @@
 
 use std::ops::Range;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use kvtier_engine::place::{PAGE_BYTES, Slot};
 use kvtier_engine::port::{Memory, TierError};
@@ -11,15 +10,17 @@ use super::Keep;
 use super::progress::{MoveError, MoveProgress, Progress};
 use super::worker::WorkerMemory;
 use crate::checksum::{SPANS_MAX, Span, finish};
-use crate::gpu::{Gpu, GpuError, Lane, Place};
+use crate::gpu::{Gpu, GpuError, Lane, Place, Run};
 use crate::layout::{BLOCKS_MAX, Direction, SURFACES_MAX, Shuffle, ShuffleBlock};
-use crate::queue::{Alarm, Job, Work};
+use crate::queue::{Alarm, Job, SCRATCH_BYTES, Work};
 use crate::tier::HbmTier;
 
 /// Canonical bytes of one kernel call at most; a call counts them in 31 bits.
 const CALL_BYTES_MAX: u64 = 1 << 30;
 /// Blocks of one chain at most.
 const CHAIN_BLOCKS_MAX: usize = 65_536;
+/// Blocks of a chain whose checksums the GPU has room to answer.
+pub const CHECKED_BLOCKS_MAX: usize = (SCRATCH_BYTES / 4) as usize;
 
 /// Where a block's canonical bytes are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -60,8 +61,17 @@ pub struct ChainMove {
     pub layers: Vec<Range<u32>>,
     /// The worker's part of each block; none: the whole.
     pub part: Option<PartOf>,
+    /// Slots in host memory that a save of whole blocks into the pool is copied on to, one per block; empty: none.
+    pub onward: Vec<Slot>,
     /// Let go of when the move ends: what keeps slots and arenas.
     pub keep: Keep,
+}
+
+impl ChainMove {
+    /// Of whole blocks, all layers at once.
+    pub fn new(direction: Direction, blocks: Vec<ChainBlock>, keep: Keep) -> Self {
+        Self { direction, blocks, layers: Vec::new(), part: None, onward: Vec::new(), keep }
+    }
 }
 
 /// Why a move was not begun. Nothing happened.
@@ -84,6 +94,8 @@ struct MoveJob {
     blocks: Vec<ChainBlock>,
     /// First byte of each block's payload.
     payloads: Vec<Place>,
+    /// The same in host memory, where they are copied on to.
+    onward: Vec<Place>,
     part: PartOf,
     layers: Vec<Range<u32>>,
     progress: Arc<Progress>,
@@ -99,6 +111,8 @@ impl WorkerMemory {
         let layers = self.check_layers(call.layers)?;
         let part = self.check_part(call.part)?;
         let (payloads, in_pool) = self.check_blocks(&call.blocks, part)?;
+        let saved = in_pool && call.direction == Direction::Gather;
+        let onward = self.check_onward(&call.onward, if saved { payloads.len() } else { 0 }, part)?;
         let progress = Progress::new(layers.len());
         let lane = match call.direction {
             Direction::Scatter => Lane::LoadIn,
@@ -112,6 +126,7 @@ impl WorkerMemory {
             in_pool,
             blocks: call.blocks,
             payloads,
+            onward,
             part,
             layers,
             progress: Arc::clone(&progress),
@@ -177,10 +192,7 @@ impl WorkerMemory {
                         .pool_place(slot, length)
                         .map_err(|why| MoveRefused::Invalid(format!("block {at}: {why}")))?
                 }
-                BlockPlace::Host(slot) if u64::from(slot.bytes) < u64::from(length) + PAGE_BYTES => {
-                    return refuse(format!("block {at} of {length} bytes does not fit a slot of {} bytes", slot.bytes));
-                }
-                BlockPlace::Host(slot) => self.device.host_place(slot).map_err(MoveRefused::Tier)?,
+                BlockPlace::Host(slot) => self.check_host_slot(at, slot, length)?,
             };
             payloads.push(header.after(PAGE_BYTES));
         }
@@ -188,6 +200,25 @@ impl WorkerMemory {
             return refuse(format!("{pools} of {} blocks are in the pool; move them in two calls", blocks.len()));
         }
         Ok((payloads, pools > 0))
+    }
+
+    fn check_host_slot(&self, at: usize, slot: Slot, length: u32) -> Result<Place, MoveRefused> {
+        if u64::from(slot.bytes) < u64::from(length) + PAGE_BYTES {
+            let text = format!("block {at} of {length} bytes does not fit a slot of {} bytes", slot.bytes);
+            return Err(MoveRefused::Invalid(text));
+        }
+        self.device.host_place(slot).map_err(MoveRefused::Tier)
+    }
+
+    /// First payload byte of each host slot that a save into the pool goes on to.
+    fn check_onward(&self, slots: &[Slot], saved: usize, part: PartOf) -> Result<Vec<Place>, MoveRefused> {
+        let is_whole = u64::from(part.block_bytes) == self.layout.block_bytes();
+        if !slots.is_empty() && (slots.len() != saved || !is_whole) {
+            let text = format!("{} slots to copy on to, for {saved} whole blocks saved into the pool", slots.len());
+            return Err(MoveRefused::Invalid(text));
+        }
+        let place = |(at, slot): (usize, &Slot)| self.check_host_slot(at, *slot, part.block_bytes);
+        slots.iter().enumerate().map(|slot| Ok(place(slot)?.after(PAGE_BYTES))).collect()
     }
 }
 
@@ -228,12 +259,18 @@ impl MoveJob {
 
     /// Kernel or copy engines.
     fn way_of(&self, shuffle: Shuffle) -> Work {
-        let copied_from = self.worker.device.copy_run_bytes_min.load(Ordering::Relaxed);
+        let copied_from = self.worker.device.copied_from().of(self.direction);
         if !self.in_pool && shuffle.shape.run_bytes >= copied_from {
             Work::Copy(shuffle.runs().collect())
         } else {
             Work::Shuffle(shuffle)
         }
+    }
+
+    /// From the pool to host memory: the bytes of the payload and no other, which may be another tenant's.
+    fn copies_onward(&self) -> Vec<Run> {
+        let bytes = self.part.block_bytes.into();
+        self.payloads.iter().zip(&self.onward).map(|(from, to)| Run { from: *from, to: *to, bytes }).collect()
     }
 
     /// Checksums of the blocks in the pool, by the GPU, chunk by chunk; answers from the scratch memory's beginning.
@@ -250,7 +287,7 @@ impl MoveJob {
     /// Whether the GPU computes checksums of this move: of loads that say what to expect, and of saves of whole blocks. A
     /// chain whose answers do not fit the scratch memory goes without.
     fn is_checked_on_gpu(&self) -> bool {
-        let fits = self.blocks.len() as u64 * 4 <= crate::queue::SCRATCH_BYTES;
+        let fits = self.blocks.len() <= CHECKED_BLOCKS_MAX;
         let moved: u32 = self.layers.iter().map(|layers| layers.end - layers.start).sum();
         let asked = match self.direction {
             Direction::Gather => moved >= self.worker.layout.layer_count() && self.is_whole(),
@@ -297,6 +334,9 @@ impl Job for MoveJob {
             }
         }
         let mut stages: Vec<Vec<Work>> = self.layers.iter().map(|layers| self.range_of(layers)).collect();
+        if !self.onward.is_empty() {
+            stages.last_mut().expect("a move has a range").push(Work::Copy(self.copies_onward()));
+        }
         if self.is_checked_on_gpu() {
             self.scratch = Some(scratch);
             let checksums = self.checksums(scratch);

@@ -12,7 +12,7 @@
 //!
 //! Between GPU memory and GPU memory a kernel gathers and scatters. Between GPU and host long runs go through the copy
 //! engines, in one batch where the driver has it, and short ones through the same kernel, which reaches pinned host memory
-//! itself ([`HbmSettings::copy_run_bytes_min`](crate::HbmSettings)).
+//! itself. What is long is measured on the machine ([`CopiedFrom`](crate::CopiedFrom)).
 //!
 //! # Checksums: which hop each covers
 //!
@@ -21,6 +21,7 @@
 //! | host → worker | host copy before the upload, if the block says what to expect | everything up to the arena |
 //! | pool → worker | by the GPU before the scatter, if the block says what to expect | the stay in the pool |
 //! | worker → pool | by the GPU after the gather; [`MoveProgress::checksums`] | from the pool on |
+//! | worker → pool → host | the same, and whoever commits the host slot compares | from the pool on, the bus included |
 //! | worker → host | by whoever commits the host slot | from the arena on |
 //!
 //! What travels last, over the bus or through the scatter, is covered by the bus's and the memory's own ECC only.
@@ -41,7 +42,7 @@ mod call;
 mod progress;
 mod worker;
 
-pub use call::{BlockPlace, ChainBlock, ChainMove, MoveRefused, PartOf};
+pub use call::{BlockPlace, CHECKED_BLOCKS_MAX, ChainBlock, ChainMove, MoveRefused, PartOf};
 pub use progress::{MoveError, MoveProgress};
 pub use worker::{ImportError, WorkerMemory};
 

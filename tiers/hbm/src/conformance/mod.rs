@@ -44,6 +44,7 @@ pub const CHECKS: &[Check] = &[
     ("twenty_random_layouts_move_byte_for_byte", |ground| Box::pin(moves::random_layouts_move(ground))),
     ("ranges_of_layers_arrive_in_the_order_asked_for", |ground| Box::pin(moves::layers_arrive_in_order(ground))),
     ("a_block_that_does_not_verify_is_not_loaded", |ground| Box::pin(moves::corrupt_blocks_are_not_loaded(ground))),
+    ("checksums_on_all_lanes_at_once_are_crc32", |ground| Box::pin(moves::lanes_do_not_disturb_each_other(ground))),
 ];
 
 /// Numbers that follow from a seed.

@@ -51,7 +51,7 @@ impl Ground {
     fn begin(&self, worker: &Arc<WorkerMemory>, direction: Direction, chain: &[ChainBlock]) -> MoveProgress {
         let (blocks, layers) = (chain.to_vec(), Vec::new());
         worker
-            .begin(&self.tier, ChainMove { direction, blocks, layers, part: None, keep: Box::new(()) })
+            .begin(&self.tier, ChainMove { layers, ..ChainMove::new(direction, blocks, Box::new(())) })
             .expect("the move begins")
     }
 }
@@ -119,6 +119,37 @@ pub(super) async fn checksums_are_crc32(ground: Ground) {
     }
 }
 
+pub(super) async fn lanes_do_not_disturb_each_other(ground: Ground) {
+    let (mut dice, shuttle) = (ground.dice(), ground.shuttle());
+    let bytes = dice.bytes(1 << 20);
+    let device = ground.gpu.allocate(bytes.len() as u64).expect("device memory");
+    let answers = ground.gpu.pin(4 * Lane::ALL.len() as u64 * SPANS_MAX as u64).expect("pinned memory");
+    shuttle.upload(Place { memory: device, offset: 0 }, &bytes).expect("upload");
+    for _ in 0..4 {
+        let lanes = Lane::ALL.map(|lane| {
+            let spans: Vec<(u64, u32)> =
+                (0..16).map(|_| (dice.below(32_768) * 16, 1 + dice.below(1 << 19) as u32)).collect();
+            let place = |(at, bytes): &(u64, u32)| Span { at: Place { memory: device, offset: *at }, bytes: *bytes };
+            let into = Place { memory: answers, offset: 4 * (lane as usize * SPANS_MAX) as u64 };
+            ground.gpu.checksum(lane, &spans.iter().map(place).collect::<Vec<_>>(), into).expect("checksum");
+            (spans, into, ground.gpu.mark(lane).expect("mark"))
+        });
+        for (spans, into, mark) in lanes {
+            let lane = mark.lane.name();
+            ground.gpu.wait(mark).expect("wait");
+            for (number, (at, length)) in spans.iter().enumerate() {
+                let mut raw = [0; 4];
+                ground.gpu.read(into.after(number as u64 * 4), &mut raw).expect("read");
+                let right = crc32fast::hash(&bytes[*at as usize..][..*length as usize]);
+                assert_eq!(finish(u32::from_le_bytes(raw), *length), right, "{length} bytes at {at} on lane {lane}");
+            }
+        }
+    }
+    for memory in [device, answers] {
+        ground.gpu.release(memory).expect("release");
+    }
+}
+
 pub(super) async fn random_layouts_move(ground: Ground) {
     let mut dice = ground.dice();
     for number in 0..LAYOUTS {
@@ -137,9 +168,15 @@ pub(super) async fn random_layouts_move(ground: Ground) {
         for (at, block) in blocks.iter().enumerate() {
             assert!(ground.seen(at as u64, length) == *block, "block {at} gathered to the host; {what}");
         }
-        let to_pool = ground.begin(&worker, Direction::Gather, &chain(&saved, length, true, None));
+        let onward: Vec<Slot> = (0..saved.len() as u64).map(|at| Ground::host_slot(BLOCKS + at, length)).collect();
+        let call = ChainMove::new(Direction::Gather, chain(&saved, length, true, None), Box::new(()));
+        let call = ChainMove { onward, ..call };
+        let to_pool = worker.begin(&ground.tier, call).expect("the move begins");
         assert_eq!(to_pool.wait_end().await, Ok(()), "{what}");
         assert_eq!(to_pool.checksums(), crcs, "checksums of the gathered blocks; {what}");
+        for (at, block) in blocks.iter().enumerate() {
+            assert!(ground.seen(BLOCKS + at as u64, length) == *block, "block {at} copied on to the host; {what}");
+        }
 
         for in_pool in [false, true] {
             let mut expected: Vec<Vec<u8>> = sizes.iter().map(|bytes| vec![0xa5; *bytes as usize]).collect();
@@ -179,7 +216,7 @@ pub(super) async fn layers_arrive_in_order(ground: Ground) {
     let empty: Vec<Vec<u8>> = sizes.iter().map(|bytes| vec![0; *bytes as usize]).collect();
     let other = ground.worker(&layout, &empty);
     let (blocks, layers) = (chain(&[2, 0], length, false, None), vec![0..1, 1..4, 5..8]);
-    let call = ChainMove { direction: Direction::Scatter, blocks, layers, part: None, keep: Box::new(()) };
+    let call = ChainMove { layers, ..ChainMove::new(Direction::Scatter, blocks, Box::new(())) };
     let progress = other.begin(&ground.tier, call).expect("the move begins");
     for (range, layers) in [0..1, 1..4, 5..8].into_iter().enumerate() {
         assert_eq!(progress.wait(range).await, Ok(()), "range {range}");

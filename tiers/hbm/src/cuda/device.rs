@@ -4,11 +4,12 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 
-use cudarc::driver::sys::{self, CUdevice_attribute as Attribute};
+use cudarc::driver::sys::CUdevice_attribute as Attribute;
 
 use super::arguments::{ChecksumArguments, ShuffleArguments};
-use super::driver::{self, Context, Event, Kernel, Module, Stream};
+use super::driver::{self, Event, Kernel, Module, Retained, Stream};
 use super::memory::{Kind, Memories, Stored};
+use super::registered;
 use crate::checksum::{PIECE_ROWS, ROW_BYTES, SPAN_ALIGNMENT, SPANS_MAX, Span, tables};
 use crate::gpu::{Gpu, GpuError, HostMemory, Imported, IpcHandle, Lane, Mark, MemoryId, Place, Properties, Run};
 use crate::layout::{Shuffle, Tiling};
@@ -22,12 +23,50 @@ const THREADS: u32 = 256;
 const BLOCKS_PER_PROCESSOR: u32 = 8;
 
 struct Kernels {
-    module: Module,
     shuffles: [(u32, Kernel); 3],
     checksum: Kernel,
-    /// Device address of the checksum's tables, and of the results of each lane.
-    tables: u64,
+    /// Device address of the results of each lane, behind the tables.
     results: [u64; 4],
+    tables: Tables,
+    _module: Loaded,
+}
+
+/// The streams of all lanes.
+struct Streams(Vec<Stream>);
+
+impl Streams {
+    fn new() -> Result<Self, GpuError> {
+        let (least, greatest) = driver::priorities()?;
+        let mut made = Self(Vec::new());
+        for lane in Lane::ALL {
+            made.0.push(driver::create_stream(if lane.is_load() { greatest } else { least })?);
+        }
+        Ok(made)
+    }
+}
+
+impl Drop for Streams {
+    fn drop(&mut self) {
+        self.0.drain(..).for_each(|stream| _ = driver::destroy_stream(stream));
+    }
+}
+
+/// A module that is loaded.
+struct Loaded(Module);
+
+impl Drop for Loaded {
+    fn drop(&mut self) {
+        driver::unload_module(self.0).ok();
+    }
+}
+
+/// Device memory of the checksum's tables and results.
+struct Tables(u64);
+
+impl Drop for Tables {
+    fn drop(&mut self) {
+        driver::free(self.0).ok();
+    }
 }
 
 struct Events {
@@ -36,17 +75,16 @@ struct Events {
     next: u64,
 }
 
-/// A GPU of this machine.
+/// A GPU of this machine. What it has made in the context goes before the context does.
 pub struct CudaGpu {
     properties: Properties,
-    device: sys::CUdevice,
-    context: Context,
-    streams: [Stream; 4],
-    kernels: Kernels,
     memories: RwLock<Memories>,
     events: Mutex<Events>,
     /// Whether the driver takes batches of copies, as far as it has not refused one.
     batches: AtomicBool,
+    kernels: Kernels,
+    streams: Streams,
+    context: Retained,
 }
 
 impl CudaGpu {
@@ -59,30 +97,24 @@ impl CudaGpu {
             let why = format!("compute capability {major}.{minor} is too old; 8.0 or newer is needed");
             return Err(GpuError::Unavailable(why));
         }
-        let context = driver::retain_context(device)?;
-        let opened = driver::make_current(context).and_then(|()| Self::finish_opening(properties, device, context));
-        if opened.is_err() {
-            // The whole context goes, and with it whatever was made in it.
-            driver::release_context(device).ok();
-        }
-        opened
-    }
-
-    fn finish_opening(properties: Properties, device: sys::CUdevice, context: Context) -> Result<Self, GpuError> {
-        let (least, greatest) = driver::priorities()?;
-        let stream = |lane: Lane| driver::create_stream(if lane.is_load() { greatest } else { least });
-        let [first, second, third, fourth] = Lane::ALL;
-        let streams = [stream(first)?, stream(second)?, stream(third)?, stream(fourth)?];
-        let events = Events { free: Vec::new(), recorded: BTreeMap::new(), next: 1 };
+        // From here on, what was made is given back when the next step fails.
+        let context = Retained::new(device)?;
+        driver::make_current(context.context)?;
+        let streams = Streams::new()?;
         let kernels = Kernels::load()?;
+        let events = Events { free: Vec::new(), recorded: BTreeMap::new(), next: 1 };
         let (memories, events) = (RwLock::default(), Mutex::new(events));
         let batches = AtomicBool::new(properties.batched_copies);
-        Ok(Self { properties, device, context, streams, kernels, memories, events, batches })
+        Ok(Self { properties, memories, events, batches, kernels, streams, context })
+    }
+
+    fn make_current(&self) -> Result<(), GpuError> {
+        driver::make_current(self.context.context)
     }
 
     /// The memories, with this GPU's context current on the calling thread.
     fn enter(&self) -> Result<RwLockReadGuard<'_, Memories>, GpuError> {
-        driver::make_current(self.context)?;
+        self.make_current()?;
         Ok(self.memories.read().unwrap_or_else(PoisonError::into_inner))
     }
 
@@ -95,17 +127,30 @@ impl CudaGpu {
         self.events.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Size of an allocation that was opened; refuses one of another GPU, which the driver would reach through this one.
+    fn size_of_opened(&self, address: u64) -> Result<u64, GpuError> {
+        let lies_on = driver::device_of(address)?;
+        if lies_on != self.context.device {
+            return Err(GpuError::Invalid(format!(
+                "the memory is on GPU {lies_on}, not on GPU {}",
+                self.context.device
+            )));
+        }
+        Ok(driver::allocation_of(address)?.1)
+    }
+
     fn stream(&self, lane: Lane) -> Stream {
-        self.streams[lane as usize]
+        self.streams.0[lane as usize]
     }
 }
 
-fn properties_of(ordinal: u32, device: sys::CUdevice) -> Result<Properties, GpuError> {
+fn properties_of(ordinal: u32, device: driver::Device) -> Result<Properties, GpuError> {
     let attribute = |which| driver::attribute(device, which);
     let driver_version = driver::driver_version()?;
     Ok(Properties {
         ordinal,
         name: driver::device_name(device)?,
+        uuid: driver::device_uuid(device)?,
         total_bytes: driver::total_bytes(device)?,
         multiprocessor_count: attribute(Attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?,
         capability: (
@@ -120,17 +165,18 @@ fn properties_of(ordinal: u32, device: sys::CUdevice) -> Result<Properties, GpuE
 impl Kernels {
     fn load() -> Result<Self, GpuError> {
         let text = std::ffi::CStr::from_bytes_with_nul(PTX.as_bytes()).expect("PTX is text without zeros");
-        let module = driver::load_module(text)?;
-        let find = |name| driver::find_kernel(module, name);
+        let module = Loaded(driver::load_module(text)?);
+        let find = |name| driver::find_kernel(module.0, name);
         let shuffles =
             [(16, find(c"kvtier_shuffle_16")?), (4, find(c"kvtier_shuffle_4")?), (1, find(c"kvtier_shuffle_1")?)];
         let words = tables();
         let result_bytes = SPANS_MAX as u64 * 4;
         let tables_bytes = (size_of_val(&words[..]) as u64).next_multiple_of(ADDRESS_ALIGNMENT);
-        let tables = driver::allocate(tables_bytes + result_bytes * 4)?;
-        driver::upload(tables, &words)?;
-        let results = std::array::from_fn(|lane| tables + tables_bytes + lane as u64 * result_bytes);
-        Ok(Self { module, shuffles, checksum: find(c"kvtier_checksum")?, tables, results })
+        let tables = Tables(driver::allocate(tables_bytes + result_bytes * 4)?);
+        driver::upload(tables.0, &words)?;
+        let results = std::array::from_fn(|lane| tables.0 + tables_bytes + lane as u64 * result_bytes);
+        let checksum = find(c"kvtier_checksum")?;
+        Ok(Self { shuffles, checksum, results, tables, _module: module })
     }
 }
 
@@ -157,11 +203,11 @@ impl Gpu for CudaGpu {
     fn register(&self, memory: HostMemory) -> Result<MemoryId, GpuError> {
         drop(self.enter()?);
         let (address, bytes) = (memory.address, memory.bytes);
-        driver::register(address, bytes)?;
+        registered::register(address, bytes, self.context.device)?;
         match driver::device_address(address) {
             Ok(seen) => Ok(self.keep(seen, bytes, Kind::Host(memory))),
             Err(error) => {
-                driver::unregister(address).ok();
+                registered::unregister(address).ok();
                 Err(error)
             }
         }
@@ -176,17 +222,17 @@ impl Gpu for CudaGpu {
     }
 
     fn import(&self, handle: &IpcHandle) -> Result<Imported, GpuError> {
-        driver::make_current(self.context)?;
+        self.make_current()?;
         // Held while opening, so that two imports of one handle share one opening.
         let mut memories = self.memories.write().unwrap_or_else(PoisonError::into_inner);
         let (address, bytes) = match memories.opened(handle) {
             Some(opened) => opened,
             None => {
                 let address = driver::open_handle(handle)?;
-                let allocation = driver::allocation_of(address).inspect_err(|_| {
+                let bytes = self.size_of_opened(address).inspect_err(|_| {
                     driver::close_handle(address).ok();
                 })?;
-                (address, allocation.1)
+                (address, bytes)
             }
         };
         let memory = memories.add(Stored { address, bytes, kind: Kind::Imported(*handle) });
@@ -194,13 +240,13 @@ impl Gpu for CudaGpu {
     }
 
     fn release(&self, memory: MemoryId) -> Result<(), GpuError> {
-        driver::make_current(self.context)?;
+        self.make_current()?;
         let mut memories = self.memories.write().unwrap_or_else(PoisonError::into_inner);
         let Stored { address, kind, .. } = memories.remove(memory)?;
         match kind {
             Kind::Device => driver::free(address),
             Kind::Pinned => driver::unpin(address),
-            Kind::Host(host) => driver::unregister(host.address),
+            Kind::Host(host) => registered::unregister(host.address),
             // Another number may still use the opening.
             Kind::Imported(handle) if memories.opened(&handle).is_some() => Ok(()),
             Kind::Imported(_) => driver::close_handle(address),
@@ -284,7 +330,7 @@ impl Gpu for CudaGpu {
         let pieces = (longest / ROW_BYTES).div_ceil(PIECE_ROWS);
         let blocks = pieces.div_ceil(THREADS / 32).clamp(1, self.properties.multiprocessor_count.max(1));
         let (stream, results) = (self.stream(lane), self.kernels.results[lane as usize]);
-        let arguments = ChecksumArguments::new(self.kernels.tables, results, spans, &addresses);
+        let arguments = ChecksumArguments::new(self.kernels.tables.0, results, spans, &addresses);
         // The lane's results are used by this lane only, in its order.
         driver::zero(results, result_bytes, stream)?;
         driver::launch(self.kernels.checksum, (blocks, spans.len() as u32), stream, &arguments)?;
@@ -292,7 +338,7 @@ impl Gpu for CudaGpu {
     }
 
     fn mark(&self, lane: Lane) -> Result<Mark, GpuError> {
-        driver::make_current(self.context)?;
+        self.make_current()?;
         let mut events = self.events();
         let event = events.free.pop().map_or_else(driver::create_event, Ok)?;
         if let Err(error) = driver::record(event, self.stream(lane)) {
@@ -306,34 +352,32 @@ impl Gpu for CudaGpu {
     }
 
     fn wait(&self, mark: Mark) -> Result<(), GpuError> {
-        driver::make_current(self.context)?;
+        self.make_current()?;
         let event = self.events().recorded.remove(&mark.number);
         let event = event.ok_or_else(|| GpuError::Lost(format!("mark {} was waited for twice", mark.number)))?;
         let reached = driver::wait(event);
         self.events().free.push(event);
-        // An event fails only when work before it did: the context cannot be trusted any more.
-        reached.map_err(|error| GpuError::Lost(error.to_string()))
+        // An event fails only when work before it did: the context cannot be trusted any more. But nobody has waited yet, and
+        // whoever hears of this may let go of what the work uses (INV-8).
+        reached.map_err(|error| {
+            driver::synchronize().ok();
+            GpuError::Lost(error.to_string())
+        })
     }
 
     fn quiesce(&self) -> Result<(), GpuError> {
-        driver::make_current(self.context)?;
+        self.make_current()?;
         driver::synchronize().map_err(|error| GpuError::Lost(error.to_string()))
     }
 }
 
 impl Drop for CudaGpu {
     fn drop(&mut self) {
-        if driver::make_current(self.context).is_err() {
-            return;
-        }
-        // Errors only say that the context is gone already.
+        // Errors, here and in what goes after this, only say that the context is lost already.
+        self.make_current().ok();
         driver::synchronize().ok();
         let events = self.events.get_mut().unwrap_or_else(PoisonError::into_inner);
         let recorded = std::mem::take(&mut events.recorded);
         recorded.into_values().chain(events.free.drain(..)).for_each(|event| _ = driver::destroy_event(event));
-        self.streams.into_iter().for_each(|stream| _ = driver::destroy_stream(stream));
-        driver::free(self.kernels.tables).ok();
-        driver::unload_module(self.kernels.module).ok();
-        driver::release_context(self.device).ok();
     }
 }

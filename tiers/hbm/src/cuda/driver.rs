@@ -10,6 +10,8 @@ use cudarc::driver::sys::{self, CUresult};
 
 use crate::gpu::{GpuError, IPC_HANDLE_BYTES, IpcHandle};
 
+/// A device by the driver's number.
+pub(super) type Device = sys::CUdevice;
 /// A context; used from many threads, as the driver allows.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Context(sys::CUcontext);
@@ -56,6 +58,7 @@ const SYMBOLS: &[&str] = &[
     "cuDeviceGetCount",
     "cuDeviceGetName",
     "cuDeviceGetAttribute",
+    "cuDeviceGetUuid_v2",
     "cuDeviceTotalMem_v2",
     "cuDevicePrimaryCtxRetain",
     "cuDevicePrimaryCtxRelease_v2",
@@ -71,6 +74,7 @@ const SYMBOLS: &[&str] = &[
     "cuMemHostUnregister",
     "cuMemHostGetDevicePointer_v2",
     "cuMemGetAddressRange_v2",
+    "cuPointerGetAttribute",
     "cuIpcGetMemHandle",
     "cuIpcOpenMemHandle_v2",
     "cuIpcCloseMemHandle",
@@ -140,9 +144,13 @@ fn name_of(result: CUresult) -> String {
     unsafe { CStr::from_ptr(name) }.to_string_lossy().into_owned()
 }
 
-pub(super) fn start() -> Result<(), GpuError> {
+/// Starts the driver; false: it finds no GPU, which it says here already.
+pub(super) fn start() -> Result<bool, GpuError> {
     // SAFETY: takes no memory of ours; may be called again.
-    check("cuInit", unsafe { sys::cuInit(0) })
+    match unsafe { sys::cuInit(0) } {
+        CUresult::CUDA_ERROR_NO_DEVICE => Ok(false),
+        result => check("cuInit", result).map(|()| true),
+    }
 }
 
 pub(super) fn device_count() -> Result<u32, GpuError> {
@@ -159,7 +167,7 @@ pub(super) fn driver_version() -> Result<u32, GpuError> {
     Ok(u32::try_from(version).unwrap_or(0))
 }
 
-pub(super) fn device(ordinal: u32) -> Result<sys::CUdevice, GpuError> {
+pub(super) fn device(ordinal: u32) -> Result<Device, GpuError> {
     let mut device = 0;
     let ordinal = i32::try_from(ordinal).map_err(|_| GpuError::Invalid(format!("there is no GPU {ordinal}")))?;
     // SAFETY: `device` is a place for the answer.
@@ -167,37 +175,70 @@ pub(super) fn device(ordinal: u32) -> Result<sys::CUdevice, GpuError> {
     Ok(device)
 }
 
-pub(super) fn device_name(device: sys::CUdevice) -> Result<String, GpuError> {
+pub(super) fn device_name(device: Device) -> Result<String, GpuError> {
     let mut name = [0u8; 128];
     // SAFETY: `name` has the length that is told; the driver ends what it writes with a zero.
     check("cuDeviceGetName", unsafe { sys::cuDeviceGetName(name.as_mut_ptr().cast(), 127, device) })?;
     Ok(String::from_utf8_lossy(name.split(|byte| *byte == 0).next().unwrap_or_default()).into_owned())
 }
 
-pub(super) fn attribute(device: sys::CUdevice, which: sys::CUdevice_attribute) -> Result<u32, GpuError> {
+/// As nvidia-smi shows it.
+pub(super) fn device_uuid(device: Device) -> Result<String, GpuError> {
+    let mut uuid = sys::CUuuid { bytes: [0; 16] };
+    // SAFETY: `uuid` is a place for the answer.
+    check("cuDeviceGetUuid", unsafe { sys::cuDeviceGetUuid_v2(&mut uuid, device) })?;
+    Ok(written(uuid.bytes.map(|byte| byte as u8)))
+}
+
+fn written(uuid: [u8; 16]) -> String {
+    let digits: String = uuid.iter().map(|byte| format!("{byte:02x}")).collect();
+    let [a, b, c, d, e] = [0..8, 8..12, 12..16, 16..20, 20..32].map(|part| &digits[part]);
+    format!("GPU-{a}-{b}-{c}-{d}-{e}")
+}
+
+pub(super) fn attribute(device: Device, which: sys::CUdevice_attribute) -> Result<u32, GpuError> {
     let mut value = 0;
     // SAFETY: `value` is a place for the answer.
     check("cuDeviceGetAttribute", unsafe { sys::cuDeviceGetAttribute(&mut value, which, device) })?;
     Ok(u32::try_from(value).unwrap_or(0))
 }
 
-pub(super) fn total_bytes(device: sys::CUdevice) -> Result<u64, GpuError> {
+pub(super) fn total_bytes(device: Device) -> Result<u64, GpuError> {
     let mut bytes = 0;
     // SAFETY: `bytes` is a place for the answer.
     check("cuDeviceTotalMem", unsafe { sys::cuDeviceTotalMem_v2(&mut bytes, device) })?;
     Ok(bytes as u64)
 }
 
-pub(super) fn retain_context(device: sys::CUdevice) -> Result<Context, GpuError> {
+fn retain_context(device: Device) -> Result<Context, GpuError> {
     let mut context = std::ptr::null_mut();
     // SAFETY: `context` is a place for the answer.
     check("cuDevicePrimaryCtxRetain", unsafe { sys::cuDevicePrimaryCtxRetain(&mut context, device) })?;
     Ok(Context(context))
 }
 
-pub(super) fn release_context(device: sys::CUdevice) -> Result<(), GpuError> {
+fn release_context(device: Device) -> Result<(), GpuError> {
     // SAFETY: retained before, and nothing of it is used any more.
     check("cuDevicePrimaryCtxRelease", unsafe { sys::cuDevicePrimaryCtxRelease_v2(device) })
+}
+
+/// The primary context of a device, for as long as this is held.
+pub(super) struct Retained {
+    pub(super) device: Device,
+    pub(super) context: Context,
+}
+
+impl Retained {
+    pub(super) fn new(device: Device) -> Result<Self, GpuError> {
+        Ok(Self { device, context: retain_context(device)? })
+    }
+}
+
+impl Drop for Retained {
+    fn drop(&mut self) {
+        // An error only says that the driver is going, too.
+        release_context(self.device).ok();
+    }
 }
 
 pub(super) fn make_current(context: Context) -> Result<(), GpuError> {
@@ -292,6 +333,16 @@ pub(super) fn device_address(address: usize) -> Result<u64, GpuError> {
     Ok(seen)
 }
 
+/// The GPU that memory is on.
+pub(super) fn device_of(address: u64) -> Result<Device, GpuError> {
+    let mut ordinal: Device = 0;
+    let which = sys::CUpointer_attribute::CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL;
+    let answer = std::ptr::from_mut(&mut ordinal).cast::<c_void>();
+    // SAFETY: the answer of this attribute is an int, for which there is a place.
+    check("cuPointerGetAttribute", unsafe { sys::cuPointerGetAttribute(answer, which, address) })?;
+    Ok(ordinal)
+}
+
 /// First byte and size of the allocation an address lies in.
 pub(super) fn allocation_of(address: u64) -> Result<(u64, u64), GpuError> {
     let (mut base, mut bytes) = (0, 0);
@@ -313,8 +364,14 @@ pub(super) fn open_handle(handle: &IpcHandle) -> Result<u64, GpuError> {
     let reserved = handle.0.map(|byte| byte as std::ffi::c_char);
     let handle = sys::CUipcMemHandle { reserved };
     // SAFETY: `address` is a place for the answer; the driver itself judges the handle's bytes.
-    check("cuIpcOpenMemHandle", unsafe { sys::cuIpcOpenMemHandle_v2(&mut address, handle, LAZY_PEER_ACCESS) })?;
-    Ok(address)
+    let result = unsafe { sys::cuIpcOpenMemHandle_v2(&mut address, handle, LAZY_PEER_ACCESS) };
+    match result {
+        // It means the other process's context here, not ours: a handle of this process, or of another PID namespace.
+        CUresult::CUDA_ERROR_INVALID_CONTEXT => {
+            Err(GpuError::Refused { call: "cuIpcOpenMemHandle", cause: name_of(result) })
+        }
+        result => check("cuIpcOpenMemHandle", result).map(|()| address),
+    }
 }
 
 pub(super) fn close_handle(address: u64) -> Result<(), GpuError> {
@@ -442,4 +499,15 @@ pub(super) fn launch<T>(kernel: Kernel, grid: (u32, u32), stream: Stream, argume
         sys::cuLaunchKernel(kernel.0, grid.0, grid.1, 1, 256, 1, 1, 0, stream.0, parameters.as_mut_ptr(), none)
     };
     check("cuLaunchKernel", result)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_uuid_is_written_as_nvidia_smi_shows_it() {
+        let bytes = std::array::from_fn(|at| at as u8 * 17);
+        assert_eq!(written(bytes), "GPU-00112233-4455-6677-8899-aabbccddeeff");
+    }
 }

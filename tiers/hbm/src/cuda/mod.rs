@@ -12,6 +12,7 @@ mod device;
 mod driver;
 mod memory;
 mod probe;
+mod registered;
 
 pub use device::CudaGpu;
-pub use probe::{Absent, probe};
+pub use probe::{Absent, Machine, probe};

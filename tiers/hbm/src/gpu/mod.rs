@@ -133,6 +133,8 @@ pub struct Properties {
     pub ordinal: u32,
     /// Its name.
     pub name: String,
+    /// Names it wherever it is counted: `GPU-` and a UUID, as nvidia-smi shows it.
+    pub uuid: String,
     /// All of its memory, in bytes.
     pub total_bytes: u64,
     /// Multiprocessors.
@@ -143,6 +145,14 @@ pub struct Properties {
     pub driver_version: u32,
     /// Whether the driver takes a batch of copies in one call.
     pub batched_copies: bool,
+}
+
+impl Properties {
+    /// Whether that is its UUID, written with or without what stands before it.
+    pub fn is_named(&self, uuid: &str) -> bool {
+        let bare = |text: &str| text.rsplit_once("GPU-").map_or(text, |(_, bare)| bare).to_ascii_lowercase();
+        !uuid.is_empty() && bare(&self.uuid) == bare(uuid)
+    }
 }
 
 /// One GPU. All methods may be called from any thread.

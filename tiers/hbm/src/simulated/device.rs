@@ -59,6 +59,7 @@ impl Simulated {
         let properties = Properties {
             ordinal: 0,
             name: "simulated".into(),
+            uuid: format!("GPU-00000000-0000-0000-0000-{seed:012x}"),
             total_bytes,
             multiprocessor_count: 1,
             capability: (0, 0),

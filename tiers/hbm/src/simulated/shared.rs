@@ -9,26 +9,37 @@
 //! touches the memory, and waits while there is none. So a test decides what has arrived when a worker dies, and a gate
 //! that is never fed is a device that hangs. A closed gate is open.
 
+use std::fmt::Display;
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::RawFd;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 
 use crate::gpu::IpcHandle;
 
 /// Where the handle says what it is; exports of the same process say something else.
 const MAGIC_AT: usize = 8;
 const MAGIC: &[u8; 8] = b"KVTIERSF";
+/// Where it has the number of the file, or zero.
+const INODE_AT: usize = 24;
 /// No gate.
 const NONE: i32 = -1;
 
-/// The handle of a file of a process, which must keep the descriptors open until it was imported.
+fn path(process: impl Display, descriptor: RawFd) -> String {
+    format!("/proc/{process}/fd/{descriptor}")
+}
+
+/// The handle of a file of a process, which must keep the descriptors open until it was imported. As a driver's, it is
+/// another one for a new file under an old descriptor: two imports of one handle share one opening.
 pub fn shared_handle(process: u32, file: RawFd, gate: Option<RawFd>) -> IpcHandle {
     let mut handle = IpcHandle([0; 64]);
     handle.0[..4].copy_from_slice(&process.to_le_bytes());
     handle.0[4..8].copy_from_slice(&file.to_le_bytes());
     handle.0[MAGIC_AT..16].copy_from_slice(MAGIC);
     handle.0[16..20].copy_from_slice(&gate.unwrap_or(NONE).to_le_bytes());
+    // Whoever names a file that is not there is told so when it is opened.
+    let inode = std::fs::metadata(path(process, file)).map_or(0, |found| found.ino());
+    handle.0[INODE_AT..INODE_AT + 8].copy_from_slice(&inode.to_le_bytes());
     handle
 }
 
@@ -47,7 +58,7 @@ impl Shared {
     }
 
     fn open_now(process: i32, file: i32, gate: i32) -> io::Result<Self> {
-        let path = |descriptor: i32| format!("/proc/{process}/fd/{descriptor}");
+        let path = |descriptor: i32| path(process, descriptor);
         let opened = File::options().read(true).write(true).open(path(file))?;
         let found = opened.metadata()?;
         if !found.is_file() || found.len() == 0 {

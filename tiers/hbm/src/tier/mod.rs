@@ -2,14 +2,17 @@
 
 mod check;
 mod load;
+mod seal;
 mod store;
 mod verify;
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
+use kvtier_engine::header::SlotHeader;
+use kvtier_engine::place::Slot;
 use kvtier_engine::port::{
-    BoxFuture, DeviceGeometry, DeviceHealth, Load, LoadOutcome, Memory, Store, StoreOutcome, Tier, TierError, Verify,
+    BoxFuture, DeviceGeometry, DeviceHealth, Load, LoadOutcome, Memory, Moment, Store, StoreOutcome, Tier, TierError,
+    Verify,
 };
 
 pub use check::reason;
@@ -19,6 +22,7 @@ use crate::device::Device;
 use crate::gpu::{Gpu, GpuError, HostMemory, Lane, MemoryId};
 use crate::queue::Threads;
 use crate::settings::{HbmSettings, Problem};
+use crate::ways::{self, CopiedFrom};
 
 /// Why there is no tier.
 #[derive(Debug, thiserror::Error)]
@@ -27,7 +31,7 @@ pub enum OpenError {
     #[error("the HBM tier's settings are invalid: {}", list(.0))]
     Invalid(Vec<Problem>),
     /// A GPU did not give what was asked for.
-    #[error("GPU {ordinal} cannot be used: {source}")]
+    #[error("GPU {ordinal} cannot be used")]
     Gpu {
         /// Which.
         ordinal: u32,
@@ -35,7 +39,7 @@ pub enum OpenError {
         source: GpuError,
     },
     /// The system gave no thread.
-    #[error("no thread for GPU {ordinal}: {source}")]
+    #[error("no thread for GPU {ordinal}")]
     Thread {
         /// Which.
         ordinal: u32,
@@ -59,8 +63,31 @@ pub enum Drive {
 
 struct Shared {
     devices: Vec<Arc<Device>>,
+    /// Why other GPUs are not among them.
+    left_out: Vec<OpenError>,
     memory: Arc<dyn Memory>,
     threads: Vec<Threads>,
+}
+
+impl Shared {
+    fn open(
+        &mut self,
+        gpu: Arc<dyn Gpu>,
+        settings: &HbmSettings,
+        arenas: &[HostMemory],
+        drive: Drive,
+    ) -> Result<(), OpenError> {
+        let ordinal = gpu.properties().ordinal;
+        let number = u16::try_from(self.devices.len()).unwrap_or(u16::MAX);
+        let device = Device::open(gpu, number, settings, arenas);
+        let device = Arc::new(device.map_err(|source| OpenError::Gpu { ordinal, source })?);
+        if drive == Drive::Threads {
+            let threads = Threads::start(&device.queue, settings.hang_timeout);
+            self.threads.push(threads.map_err(|source| OpenError::Thread { ordinal, source })?);
+        }
+        self.devices.push(device);
+        Ok(())
+    }
 }
 
 impl Drop for Shared {
@@ -78,7 +105,7 @@ pub struct HbmTier {
 
 impl HbmTier {
     /// Takes pool and lanes on every GPU and registers the arenas with them, which pins every page of the arenas: a second
-    /// or so per 10 GiB.
+    /// or so per 10 GiB. A GPU that does not give what was asked for is left out, unless none does.
     pub fn open(
         settings: &HbmSettings,
         gpus: Vec<Arc<dyn Gpu>>,
@@ -87,20 +114,21 @@ impl HbmTier {
         drive: Drive,
     ) -> Result<Self, OpenError> {
         settings.validate().map_err(OpenError::Invalid)?;
-        let mut shared = Shared { devices: Vec::new(), memory, threads: Vec::new() };
+        let mut shared = Shared { devices: Vec::new(), left_out: Vec::new(), memory, threads: Vec::new() };
         for gpu in gpus {
-            let ordinal = gpu.properties().ordinal;
-            let number = u16::try_from(shared.devices.len()).unwrap_or(u16::MAX);
-            let device = Device::open(gpu, number, settings, arenas);
-            let device = Arc::new(device.map_err(|source| OpenError::Gpu { ordinal, source })?);
-            if drive == Drive::Threads {
-                let threads = Threads::start(&device.queue, settings.hang_timeout)
-                    .map_err(|source| OpenError::Thread { ordinal, source })?;
-                shared.threads.push(threads);
+            if let Err(why) = shared.open(gpu, settings, arenas, drive) {
+                shared.left_out.push(why);
             }
-            shared.devices.push(device);
+        }
+        if shared.devices.is_empty() && !shared.left_out.is_empty() {
+            return Err(shared.left_out.swap_remove(0));
         }
         Ok(Self { shared: Arc::new(shared) })
+    }
+
+    /// Why GPUs that were given are not in the tier.
+    pub fn left_out(&self) -> &[OpenError] {
+        &self.shared.left_out
     }
 
     /// Lets one thing happen on one GPU, which one `choice` decides; false: nothing can happen. For [`Drive::ByHand`].
@@ -117,9 +145,34 @@ impl HbmTier {
         })
     }
 
-    /// Changes [`HbmSettings::copy_run_bytes_min`] for moves that begin from now on: a machine may be measured first.
-    pub fn set_copy_run_bytes_min(&self, bytes: u64) {
-        self.shared.devices.iter().for_each(|device| device.copy_run_bytes_min.store(bytes, Ordering::Relaxed));
+    /// Measures on each GPU from which length of a run on the copy engines are faster than the kernel, and uses it for moves
+    /// that begin from then on. Takes a moment of the bus and 32 MiB of the GPU; one that has no such room keeps what was set.
+    pub fn measure_ways(&self, now: &dyn Fn() -> Moment) {
+        for device in &self.shared.devices {
+            let gpu = device.gpu().properties().ordinal;
+            match ways::measure(&**device.gpu(), now) {
+                Ok(from) => {
+                    tracing::info!(
+                        gpu,
+                        load = from.load,
+                        save = from.save,
+                        "runs of so many bytes go through the copy engines"
+                    );
+                    device.set_copied_from(from);
+                }
+                Err(error) => tracing::warn!(gpu, %error, "copy engines and kernel were not compared"),
+            }
+        }
+    }
+
+    /// Which way a GPU's moves go.
+    pub fn copied_from(&self, device: u16) -> Option<CopiedFrom> {
+        self.device(device).map(|device| device.copied_from())
+    }
+
+    /// Sets it for moves that begin from now on: for benchmarks.
+    pub fn set_copied_from(&self, from: CopiedFrom) {
+        self.shared.devices.iter().for_each(|device| device.set_copied_from(from));
     }
 
     /// The memory of a GPU's pool, for checks that damage it on purpose.
@@ -132,6 +185,17 @@ impl HbmTier {
         self.shared.devices.len()
     }
 
+    /// The place of the GPU of that UUID.
+    pub fn find(&self, uuid: &str) -> Option<u16> {
+        let at = self.shared.devices.iter().position(|device| device.gpu().properties().is_named(uuid));
+        at.and_then(|at| u16::try_from(at).ok())
+    }
+
+    /// The UUIDs of its GPUs, in their order.
+    pub fn uuids(&self) -> Vec<String> {
+        self.shared.devices.iter().map(|device| device.gpu().properties().uuid.clone()).collect()
+    }
+
     /// As [`Tier::store`], and lets `keep` go once the device is done with it, even when that is later than the answer.
     pub(crate) fn store_keeping(&self, store: Store, keep: Keep) -> BoxFuture<Vec<StoreOutcome>> {
         store::start(self, vec![store], Some(keep))
@@ -140,6 +204,11 @@ impl HbmTier {
     /// As [`Tier::load`], and the same.
     pub(crate) fn load_keeping(&self, load: Load, keep: Keep) -> BoxFuture<Vec<LoadOutcome>> {
         load::start(self, vec![load], Some(keep))
+    }
+
+    /// Writes the headers of blocks that a save has gathered into the pool of one GPU; whether each was written.
+    pub(crate) fn seal(&self, headers: Vec<(Slot, SlotHeader)>) -> BoxFuture<Vec<bool>> {
+        seal::start(self, headers)
     }
 
     /// Calls this when a GPU is lost. The first one counts.

@@ -7,6 +7,7 @@
 //!
 //! ```text
 //! promote   host slot held by the caller ─► room made, slot reserved ─► verified, uploaded ─► found by `hold`
+//! reserve   room for blocks that a worker saves ─► gathered by the GPU ─► `fill` with their headers ─► found by `hold`
 //! hold      the longest prefix that is here with the bytes the engine expects ─► held until dropped
 //! demote    held ─► into a host slot of the caller, verified there
 //! pin       held under a name until a deadline, whatever the pressure
@@ -19,6 +20,8 @@
 //! block that was deleted and put again with other bytes is never found here, even before [`HotPool::forget`] is called.
 //!
 //! Nothing survives a crash. A hold of a block that was forgotten keeps its slot until it is dropped (INV-8).
+
+mod fresh;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::{pending, ready};
@@ -41,6 +44,7 @@ use kvtier_identity::BlockId;
 
 pub use kvtier_engine::catalog::plan::PinError;
 
+pub use self::fresh::{Fresh, Room};
 pub use crate::chain::Keep;
 use crate::news::Teller;
 pub use crate::news::{Listener, PoolNews};
@@ -173,25 +177,9 @@ impl HotPool {
         from: Slot,
         keep: Keep,
     ) -> BoxFuture<Promotion> {
-        let now = self.clock.now();
-        let plan = PutPlan {
-            block: header.block,
-            space,
-            domain: device,
-            key: header.key.clone(),
-            parent: header.parent,
-            part_bytes: vec![header.length],
-            part: 0,
-            deadline: now.after(PROMOTION_PATIENCE),
-        };
-        let reserved = {
-            let mut catalog = self.catalog();
-            let reserved = catalog.reserve(now, plan);
-            if let Reserve::Write(claim) = &reserved {
-                self.teller.note_removed(&claim.records);
-            }
-            reserved
-        };
+        let fresh =
+            Fresh { block: header.block, space, key: header.key.clone(), parent: header.parent, length: header.length };
+        let reserved = self.claim(device, fresh);
         self.teller.tell();
         let refused = match reserved {
             Reserve::Write(claim) => return self.upload(device, claim, header, from, keep),
@@ -200,6 +188,27 @@ impl HotPool {
             Reserve::Disagrees(_) => Promotion::Declined(Decline::UnderWay),
         };
         Box::pin(ready(refused))
+    }
+
+    /// A slot for a block, making room by evicting colder ones. To be told of by the caller, and ended with `settle`.
+    fn claim(&self, gpu: u8, fresh: Fresh) -> Reserve {
+        let now = self.clock.now();
+        let plan = PutPlan {
+            block: fresh.block,
+            space: fresh.space,
+            domain: gpu,
+            key: fresh.key,
+            parent: fresh.parent,
+            part_bytes: vec![fresh.length],
+            part: 0,
+            deadline: now.after(PROMOTION_PATIENCE),
+        };
+        let mut catalog = self.catalog();
+        let reserved = catalog.reserve(now, plan);
+        if let Reserve::Write(claim) = &reserved {
+            self.teller.note_removed(&claim.records);
+        }
+        reserved
     }
 
     fn upload(
@@ -211,41 +220,47 @@ impl HotPool {
         keep: Keep,
     ) -> BoxFuture<Promotion> {
         let header = SlotHeader { generation: GENERATION, ..header };
-        let (crc, header_block) = (header.crc, header.block);
+        let crc = header.crc;
         let stored = self.tier.store_keeping(Store { from, to: claim.slot, header }, keep);
         let pool = Arc::clone(self);
         self.run("hbm promote", async move {
             let outcome = stored.await.pop();
             let written = outcome == Some(StoreOutcome::Written);
-            let one_part = |_, _, _| unreachable!("a block here has one part");
-            let now = pool.clock.now();
-            let visible = {
-                let mut catalog = pool.catalog();
-                match catalog.finish_part(now, &claim, written.then_some(crc), one_part) {
-                    PartOutcome::Visible { record, .. } => {
-                        pool.teller.note_stored(gpu, record);
-                        true
-                    }
-                    PartOutcome::Incomplete | PartOutcome::GivenUp => false,
-                }
-            };
-            pool.teller.tell();
-            if let Some(cause) = pool.tier.lost(gpu.into()) {
-                // It may have come behind the others' end.
-                pool.lose(gpu, &cause);
-            }
+            let visible = pool.settle(gpu, &claim, written.then_some(crc));
             match outcome {
-                Some(StoreOutcome::Written) if visible => {
-                    pool.stores.fetch_add(1, Ordering::Relaxed);
-                    pool.grant(header_block);
-                    Promotion::Stored
-                }
+                Some(StoreOutcome::Written) if visible => Promotion::Stored,
                 Some(StoreOutcome::Written) => Promotion::GivenUp,
                 Some(StoreOutcome::Corrupt(why)) => Promotion::Corrupt(why),
                 Some(StoreOutcome::Failed(error)) => Promotion::Failed(error),
                 None => Promotion::Failed(TierError::Closed),
             }
         })
+    }
+
+    /// Ends a claim: the block is found from now on, with this checksum, or given up. Whether it is found.
+    fn settle(&self, gpu: u8, claim: &PartClaim, crc: Option<u32>) -> bool {
+        let one_part = |_, _, _| unreachable!("a block here has one part");
+        let now = self.clock.now();
+        let visible = {
+            let mut catalog = self.catalog();
+            match catalog.finish_part(now, claim, crc, one_part) {
+                PartOutcome::Visible { record, .. } => {
+                    self.teller.note_stored(gpu, record);
+                    true
+                }
+                PartOutcome::Incomplete | PartOutcome::GivenUp => false,
+            }
+        };
+        self.teller.tell();
+        if let Some(cause) = self.tier.lost(gpu.into()) {
+            // It may have come behind the others' end.
+            self.lose(gpu, &cause);
+        }
+        if visible {
+            self.stores.fetch_add(1, Ordering::Relaxed);
+            self.grant(claim.block);
+        }
+        visible
     }
 
     /// Holds the longest prefix of `chain` that is in the pools, each block with the length and checksum the engine knows.
