@@ -12,12 +12,13 @@ want() { # package, and a command that succeeds when it is there
   "$@" > /dev/null 2>&1 || missing+=("$package")
 }
 
+# Not libclang-cpp, which Debian keeps beside it: bindgen cannot use that one.
 has_libclang() {
-  ldconfig -p | grep -q 'libclang[-.0-9]*\.so' || compgen -G '/usr/lib/llvm-*/lib/libclang*.so*' > /dev/null
+  ldconfig -p | grep -E '/libclang(-[0-9.]+)?\.so' || compgen -G '/usr/lib/llvm-*/lib/libclang[.-][s0-9]*' > /dev/null
 }
 
 has_libnuma() {
-  ldconfig -p | grep -q 'libnuma\.so\.1'
+  ldconfig -p | grep 'libnuma\.so\.1'
 }
 
 want g++ command -v g++             # RocksDB
