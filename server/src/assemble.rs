@@ -9,8 +9,10 @@
 //! index to fill. An error names the component and what to do; what was opened before it closes again, and nothing on
 //! disk has changed except what recovery itself repairs (a torn tail, a superblock's second copy).
 
+mod domain_pools;
 mod gpus;
 mod hbm;
+mod opening;
 mod pools;
 
 use std::os::fd::OwnedFd;

@@ -77,7 +77,8 @@ impl SnapshotSource for NodeFigures {
 
 impl NodeFigures {
     fn hbm(&self) -> Option<TierSnapshot> {
-        let HbmSight { devices, capacity_bytes, count, counters: (hits, stores), absent, .. } = self.hbm.as_ref()?();
+        let HbmSight { devices, capacity_bytes, domains, counters: (hits, stores), absent, .. } = self.hbm.as_ref()?();
+        let count: TierCount = domains.into_iter().sum();
         let sum = |of: fn(&DeviceHealth) -> u64| devices.iter().map(of).sum::<u64>();
         Some(TierSnapshot {
             tier: "hbm",

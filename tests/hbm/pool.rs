@@ -1,16 +1,18 @@
 //! The pool of hot blocks: promotion, demotion, eviction, pins.
 
 use std::collections::BTreeSet;
+use std::rc::Rc;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use kvtier_engine::catalog::plan::Decline;
 use kvtier_engine::header::SlotHeader;
 use kvtier_engine::policy::PolicyKind;
-use kvtier_engine::port::{LoadOutcome, Memory};
+use kvtier_engine::port::{DeviceGeometry, LoadOutcome, Memory, Tier};
 use kvtier_hbm::HotPool;
 use kvtier_hbm::conformance::Dice;
-use kvtier_hbm::pool::{PoolNews, Promotion};
+use kvtier_hbm::pool::{PoolNews, Promotion, shares};
+use kvtier_hbm::simulated::Faults;
 use kvtier_identity::{BlockId, Key, SpaceDigest};
 
 use super::rig::{MIB, Rig, settings, slot};
@@ -20,7 +22,7 @@ const LENGTH: u32 = 45_000;
 const TTL: Duration = Duration::from_secs(30);
 
 pub(crate) struct Hot {
-    pub(crate) rig: Rig,
+    pub(crate) rig: Rc<Rig>,
     pub(crate) pool: Arc<HotPool>,
     news: Arc<Mutex<Vec<PoolNews>>>,
 }
@@ -28,15 +30,24 @@ pub(crate) struct Hot {
 impl Hot {
     /// Room for 20 blocks.
     pub(crate) fn new() -> Self {
-        let rig = Rig::with(1, 1, settings(MIB));
+        Self::of(&[1]).remove(0)
+    }
+
+    /// Pools of domains with these weights, on one GPU with room for 20 blocks.
+    fn of(weights: &[u64]) -> Vec<Self> {
+        let rig = Rc::new(Rig::with(1, 1, settings(MIB)));
+        let shares = shares(&rig.tier.geometry(), weights);
+        shares.into_iter().map(|share| Self::in_share(Rc::clone(&rig), share).expect("it has room")).collect()
+    }
+
+    fn in_share(rig: Rc<Rig>, share: Vec<DeviceGeometry>) -> Option<Self> {
         let spawn = Arc::new(rig.tasks.clone());
         let clock = Arc::new(rig.clock.clone());
         let news: Arc<Mutex<Vec<PoolNews>>> = Arc::default();
         let own = Arc::clone(&news);
         let listener = Box::new(move |told| own.lock().expect("a list").extend(told));
-        let pool = HotPool::new(rig.tier.clone(), clock, spawn, PolicyKind::LeafLru, MIB, listener)
-            .expect("the GPU has a pool");
-        Self { rig, pool, news }
+        let pool = HotPool::new(rig.tier.clone(), share, clock, spawn, PolicyKind::LeafLru, MIB, listener)?;
+        Some(Self { rig, pool, news })
     }
 
     /// What was told since it was asked last.
@@ -107,6 +118,44 @@ fn a_full_pool_evicts_the_coldest_and_never_a_held_one() {
     let (mut told, here) = (BTreeSet::new(), (0..60).filter(|number| hot.is_here(*number)));
     hot.told_of(&mut told);
     assert_eq!(told, here.map(u128::from).collect(), "every block that came and went was told of");
+}
+
+#[test]
+fn what_one_domain_keeps_no_other_evicts_finds_or_overwrites() {
+    let domains = Hot::of(&[1, 1]);
+    let [one, other] = &domains[..] else { panic!("two domains") };
+    assert_eq!(one.pool.count().capacity_bytes + other.pool.count().capacity_bytes, MIB);
+    (0..10).for_each(|number| assert_eq!(one.promote(number), Promotion::Stored, "block {number}"));
+    (10..40).for_each(|number| assert_eq!(other.promote(number), Promotion::Stored, "block {number}"));
+    assert_eq!((one.pool.count().evictions, other.pool.count().evictions), (0, 20));
+    assert!((0..10).all(|number| !other.is_here(number)) && (10..40).all(|number| !one.is_here(number)));
+    for number in 0..10 {
+        let held = one.pool.hold(&[Hot::known(number)]).pop().expect("nobody evicted it");
+        let demoted = one.rig.run(one.pool.demote(held, slot(3, LENGTH), Box::new(())));
+        assert_eq!(demoted, LoadOutcome::Verified, "block {number}");
+    }
+}
+
+#[test]
+fn every_domain_hears_that_a_gpu_is_lost_with_its_blocks() {
+    let domains = Hot::of(&[1, 1]);
+    domains.iter().for_each(|hot| assert_eq!(hot.promote(1), Promotion::Stored));
+    domains[0].rig.gpus[0].set_faults(Faults { lose_after_pieces: Some(0), ..Faults::default() });
+    let lost = domains[0].promote(2);
+    assert!(matches!(lost, Promotion::Failed(_)), "{lost:?}");
+    for hot in &domains {
+        assert_eq!(hot.pool.count().blocks, 0);
+        let told = hot.told();
+        assert!(matches!(&told[..], [PoolNews::Stored { .. }, PoolNews::Lost { gpu: 0, .. }, ..]), "{told:?}");
+    }
+}
+
+#[test]
+fn a_domain_whose_share_is_smaller_than_an_extent_has_no_pool() {
+    let rig = Rc::new(Rig::with(1, 1, settings(MIB)));
+    let mut shares = shares(&rig.tier.geometry(), &[9, 1]);
+    assert!(Hot::in_share(Rc::clone(&rig), shares.remove(1)).is_none());
+    assert!(Hot::in_share(rig, shares.remove(0)).is_some());
 }
 
 #[test]

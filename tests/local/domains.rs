@@ -16,7 +16,7 @@ use super::{acquire, attach, expect, store, write};
 
 const MIB: u64 = 1 << 20;
 /// Tenants `a` and `b` have 16 MiB each, everybody else 32 MiB.
-const DOMAINS: [(&str, &str); 4] = [
+pub const DOMAINS: [(&str, &str); 4] = [
     ("domain.first.tenants", "a"),
     ("domain.first.host_bytes", "16MiB"),
     ("domain.second.tenants", "b"),
@@ -33,13 +33,13 @@ async fn domains(settings: &[(&str, &str)]) -> (World, SpaceDigest, SpaceDigest)
     (world, a, b)
 }
 
-async fn space_of(world: &mut World, tenant: &str) -> SpaceDigest {
+pub async fn space_of(world: &mut World, tenant: &str) -> SpaceDigest {
     let described = v1::SpaceDescription { tenant: tenant.to_owned(), ..description(tenant, &[MIB as u32]) };
     let opened = world.wire.open_space_of(tenant, described).await.expect("a domain's tenant opens its spaces");
     SpaceDigest(opened.space[..].try_into().expect("a digest has 32 bytes"))
 }
 
-fn writer_of(world: &World, tenant: &str) -> LocalClient {
+pub fn writer_of(world: &World, tenant: &str) -> LocalClient {
     attach(world, LocalOptions::writer("test", tenant))
 }
 

@@ -1,11 +1,12 @@
 //! Blocks that are kept in GPU memory: used twice or pinned, found again, evicted, and never other bytes.
 
+use kvtier_client::SpaceDigest;
 use kvtier_client::local::{GpuMemory, LoadChain};
 use kvtier_proto::v1;
 use kvtier_tests::block::{keys, payload};
 use kvtier_tests::{Block, World};
 
-use super::lent::{Kv, gpu_world, nhd, tier};
+use super::lent::{Kv, gpu_world, nhd, nhd_of, tier};
 use super::{digest, store, wait_until_free, writer};
 
 pub const BYTES: usize = 16_384;
@@ -22,8 +23,14 @@ pub fn plain(chain: &[Block]) -> Vec<Vec<u8>> {
 /// Loads a chain into the first blocks; how many came from GPU memory. The bytes must be right.
 #[track_caller]
 pub fn load(kv: &Kv, lent: &GpuMemory, world: &World, chain: &[Block]) -> u32 {
+    load_of(digest(world), kv, lent, chain)
+}
+
+/// The same from any space.
+#[track_caller]
+pub fn load_of(space: SpaceDigest, kv: &Kv, lent: &GpuMemory, chain: &[Block]) -> u32 {
     let blocks: Vec<u64> = (0..chain.len() as u64).collect();
-    let loading = lent.load(&LoadChain::new(digest(world), &keys(chain), &blocks)).expect("answered");
+    let loading = lent.load(&LoadChain::new(space, &keys(chain), &blocks)).expect("answered");
     assert_eq!(loading.len(), chain.len(), "{:?}", loading.miss);
     let from_pool = loading.from_pool;
     assert_eq!(loading.finish().expect("answered"), Ok(()));
@@ -67,6 +74,29 @@ async fn a_chain_loaded_twice_is_loaded_from_gpu_memory_and_never_with_old_bytes
     assert_eq!(load(&kv, &lent, &world, &others), 0, "what is in GPU memory is not what was put");
     drop((lent, client));
     wait_until_free(&mut world).await;
+}
+
+/// With one place for each block in the memory of what was used lately, some blocks of so long a chain took each other's, each
+/// time, and it ended there for ever.
+#[tokio::test]
+async fn every_block_of_a_long_chain_is_kept_in_gpu_memory_at_its_second_load() {
+    const COUNT: usize = 800;
+    let mut world = gpu_world(&[("hbm.bytes", "8MiB"), ("hbm.extent_bytes", "1MiB")]).await;
+    let client = writer(&world);
+    let (layout, sizes) = nhd_of(1, COUNT as u64);
+    let lent = Kv::new(layout, sizes, 1).lend(&client);
+    let (space, chain) = (digest(&world), Block::chain("long", COUNT, BYTES / 4));
+    store(&client, space, &chain);
+    let (keys, blocks): (_, Vec<u64>) = (keys(&chain), (0..COUNT as u64).collect());
+    let load = || {
+        let loading = lent.load(&LoadChain::new(space, &keys, &blocks)).expect("answered");
+        let found = (loading.len(), loading.from_pool as usize);
+        assert_eq!(loading.finish().expect("answered"), Ok(()));
+        found
+    };
+    assert_eq!([load(), load()], [(COUNT, 0); 2]);
+    world.wire.status_until("all of it in GPU memory", |status| tier(status).blocks == COUNT as u64).await;
+    assert_eq!(load(), (COUNT, COUNT));
 }
 
 #[tokio::test]

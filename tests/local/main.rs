@@ -7,6 +7,7 @@ mod disconnects;
 mod domains;
 mod fresh;
 mod hot;
+mod hot_domains;
 mod leases;
 mod lent;
 mod lent_faults;

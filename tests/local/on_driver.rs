@@ -9,12 +9,13 @@ use kvtier_tests::block::keys;
 use kvtier_tests::{Block, Setup, World, driver};
 
 use super::hot::{BYTES, POOL, load, warm};
-use super::lent::{Kv, ON_DRIVER, driver_setup, nhd, nhd_of, tier, wait_for_gpu};
+use super::lent::{Kv, ON_DRIVER, driver_setup, nhd, nhd_of, tier, told, wait_for_gpu};
 use super::lent_faults::host_path_works;
 use super::{digest, store, writer};
 
 /// The modules whose daemons have a GPU.
-const SUITES: [&str; 8] = ["moves::", "fresh::", "hot::", "pools::", "rotten::", "lent_faults::", "staging::", "why::"];
+const SUITES: [&str; 9] =
+    ["moves::", "fresh::", "hot::", "hot_domains::", "pools::", "rotten::", "lent_faults::", "staging::", "why::"];
 
 /// Where the driver's function is to fail.
 const FAULTS: &str = "KVTIER_DRIVER_FAULTS";
@@ -146,6 +147,23 @@ async fn a_stream_that_hangs_is_noticed_and_the_daemon_serves_on_and_ends() {
     assert!(tier(&status).detail.contains("restart the daemon"), "{:?}", tier(&status));
     host_path_works(&world, "meanwhile");
     drop((lent, client));
+    stop(world);
+}
+
+#[tokio::test]
+async fn a_driver_that_hangs_while_gpus_are_opened_is_told_and_the_daemon_serves_on_and_ends() {
+    // It measures on the first stream before it is open.
+    let hangs = driver_setup(&[("hbm.hang_timeout", "100ms"), ("hbm.copied_from", "0B")]);
+    let mut world = World::of(hangs.with_variable("KVTIER_DRIVER_HANG", "0:1").start()).await;
+    let is_told = |alarm: &String| alarm.starts_with("hbm_left_out: the GPUs are not open after");
+    let status = world.wire.status_until("the alarm", |status| status.alarms.iter().any(is_told)).await;
+    assert_eq!((&*tier(&status).state, &*status.state), ("absent", "degraded"));
+    assert!(tier(&status).detail.contains("may hang"), "{:?}", tier(&status));
+    let (client, kv) = (writer(&world), kv());
+    let refused = client.import_gpu_memory(0, &kv.handles(None), &told(&kv.layout)).expect_err("it is not open");
+    assert!(refused.to_string().contains("may hang"), "{refused}");
+    host_path_works(&world, "meanwhile");
+    drop(client);
     stop(world);
 }
 

@@ -1,5 +1,6 @@
 //! What the catalog answers: plans say what will happen, outcomes what did. Refusal is a value.
 
+use std::iter::Sum;
 use std::time::Duration;
 
 use kvtier_identity::{BlockId, Key};
@@ -280,6 +281,20 @@ pub struct TierCount {
     pub evictions: u64,
     /// Copies removed because their bytes did not verify.
     pub corrupt: u64,
+}
+
+impl Sum for TierCount {
+    fn sum<I: Iterator<Item = Self>>(counts: I) -> Self {
+        counts.fold(Self::default(), |sum, count| Self {
+            blocks: sum.blocks + count.blocks,
+            payload_bytes: sum.payload_bytes + count.payload_bytes,
+            slot_bytes: sum.slot_bytes + count.slot_bytes,
+            quarantined_bytes: sum.quarantined_bytes + count.quarantined_bytes,
+            capacity_bytes: sum.capacity_bytes + count.capacity_bytes,
+            evictions: sum.evictions + count.evictions,
+            corrupt: sum.corrupt + count.corrupt,
+        })
+    }
 }
 
 /// What the catalog holds, for `status` and metrics.

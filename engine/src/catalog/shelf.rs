@@ -43,15 +43,7 @@ impl Shelf {
     }
 
     pub(super) fn count(&self) -> TierCount {
-        self.domains.iter().map(Domain::count).fold(TierCount::default(), |sum, count| TierCount {
-            blocks: sum.blocks + count.blocks,
-            payload_bytes: sum.payload_bytes + count.payload_bytes,
-            slot_bytes: sum.slot_bytes + count.slot_bytes,
-            quarantined_bytes: sum.quarantined_bytes + count.quarantined_bytes,
-            capacity_bytes: sum.capacity_bytes + count.capacity_bytes,
-            evictions: sum.evictions + count.evictions,
-            corrupt: sum.corrupt + count.corrupt,
-        })
+        self.domains.iter().map(Domain::count).sum()
     }
 
     pub(super) fn bytes(&self) -> u64 {

@@ -48,6 +48,8 @@ pub struct Prospect {
     pub miss: Option<Miss>,
     /// The space's number.
     pub space: u32,
+    /// The domain of its tenant.
+    pub domain: u8,
 }
 
 /// A block that stays in its host slot until this is dropped.
@@ -109,7 +111,8 @@ impl Engine {
         let mut resident = Vec::with_capacity(chain.len());
         let count = core.catalog.lookup(&chain, &mut resident);
         let miss = chain.get(count).map(|block| core.catalog.miss(started, *block));
-        let number = core.spaces.find(space)?.record.number;
+        let home = core.spaces.find(space)?;
+        let (number, domain) = (home.record.number, home.domain);
         let known = |(block, resident): (&BlockId, &crate::catalog::plan::Resident)| KnownBlock {
             block: *block,
             length: resident.length,
@@ -121,7 +124,7 @@ impl Engine {
         drop(core);
         self.shared.meter.looked_up(&resident, chain.len(), miss.as_ref());
         self.shared.meter.lookup_latency.record(self.shared.now().since(started));
-        Ok(Prospect { blocks, miss, space: number })
+        Ok(Prospect { blocks, miss, space: number, domain })
     }
 
     /// Begins to hold a chain in host memory, bringing up what is not there.

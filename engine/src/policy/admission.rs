@@ -1,6 +1,6 @@
 //! Which blocks are worth a write to NVMe. The catalog adds the rule that a parent goes first.
 
-use super::AdmissionKind;
+use super::{AdmissionKind, Seen};
 
 /// Decides from a block's fingerprint.
 pub(crate) trait Admission: Send {
@@ -36,24 +36,20 @@ impl Admission for All {
     }
 }
 
-/// Remembers first puts in a direct-mapped table: a newer block takes an older one's place.
+/// Remembers first puts.
 struct SecondTouch {
-    seen: Box<[u32]>,
+    seen: Seen,
 }
 
 impl SecondTouch {
     fn new(count_max: u32) -> Self {
-        let count = count_max.clamp(64, 1 << 26).next_power_of_two() as usize;
-        Self { seen: vec![0; count].into() }
+        Self { seen: Seen::new(count_max.clamp(64, 1 << 26) as usize) }
     }
 }
 
 impl Admission for SecondTouch {
     fn put(&mut self, mark: u64) -> bool {
-        let at = mark as usize & (self.seen.len() - 1);
-        // Zero means empty, so no fingerprint is zero.
-        let fingerprint = (mark >> 32) as u32 | 1;
-        std::mem::replace(&mut self.seen[at], fingerprint) == fingerprint
+        self.seen.note(mark)
     }
 
     fn hit(&mut self, _mark: u64) -> bool {
@@ -61,6 +57,6 @@ impl Admission for SecondTouch {
     }
 
     fn bytes(&self) -> u64 {
-        (self.seen.len() * size_of::<u32>()) as u64
+        self.seen.bytes()
     }
 }

@@ -10,11 +10,13 @@ mod admission;
 mod lru;
 mod ring;
 mod s3fifo;
+mod seen;
 pub(crate) mod slab;
 #[cfg(test)]
 mod tests;
 
 pub(crate) use admission::{Admission, admission};
+pub use seen::Seen;
 
 /// Eviction order of a tier.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

@@ -118,6 +118,31 @@ fn second_touch_admits_the_second_put() {
     assert!(all.put(mark(1)));
 }
 
+/// Marks as uniform as those of blocks.
+fn marks(count: u64) -> impl Iterator<Item = u64> + Clone {
+    let mix =
+        |number: u64| (number.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ number >> 7).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    (1..=count).map(move |number| mix(number) ^ mix(number) >> 31)
+}
+
+#[test]
+fn blocks_of_a_long_chain_do_not_make_each_other_forgotten() {
+    let mut seen = Seen::new(1 << 16);
+    assert_eq!(marks(4_000).filter(|mark| seen.note(*mark)).count(), 0, "all are new");
+    assert_eq!(marks(4_000).filter(|mark| seen.note(*mark)).count(), 4_000, "all were seen");
+}
+
+#[test]
+fn what_was_seen_is_forgotten_oldest_first_and_in_a_bounded_table() {
+    let mut seen = Seen::new(8);
+    let of_one_bucket = |number: u64| number << 33;
+    (1..=8).for_each(|number| assert!(!seen.note(of_one_bucket(number))));
+    assert!(seen.note(of_one_bucket(1)), "the oldest is still there, and the newest now");
+    assert!(!seen.note(of_one_bucket(9)), "a ninth");
+    assert!(seen.note(of_one_bucket(1)) && !seen.note(of_one_bucket(2)), "it pushed out the one seen longest ago");
+    assert_eq!(seen.bytes(), 32);
+}
+
 proptest! {
     /// Whatever happens, a policy knows exactly what was inserted and not removed, each in its own order, and gives all of
     /// it up in the end.

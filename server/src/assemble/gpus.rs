@@ -1,7 +1,7 @@
 //! The HBM tier as the local path's port.
 
 use std::any::Any;
-use std::sync::{Arc, OnceLock, Weak};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use futures::FutureExt;
@@ -18,7 +18,9 @@ use kvtier_hbm::{HbmTier, HotPool, WorkerMemory};
 use kvtier_identity::BlockId;
 use kvtier_proto::v1;
 
-use super::hbm::{Found, Opened};
+use super::domain_pools::DomainPools;
+use super::hbm::Found;
+use super::opening::Opening;
 use crate::local::gpu::{
     FreshBlock, GpuRefusal, Gpus, HotBlock, HotRooms, KvBlock, KvMemory, KvMove, KvProgress, KvWay, MoveFailure,
 };
@@ -27,26 +29,29 @@ use crate::local::gpu::{
 pub(super) struct NodeGpus {
     /// `hbm.workers`.
     allowed: bool,
-    opened: Arc<OnceLock<Opened>>,
+    opening: Arc<Opening>,
 }
 
 impl NodeGpus {
-    pub(super) fn new(allowed: bool, opened: Arc<OnceLock<Opened>>) -> Self {
-        Self { allowed, opened }
+    pub(super) fn new(allowed: bool, opening: Arc<Opening>) -> Self {
+        Self { allowed, opening }
     }
 
-    fn pool(&self) -> Option<&Arc<HotPool>> {
-        self.opened.get()?.as_ref().ok()?.pool.as_ref()
+    fn pools(&self) -> Option<&DomainPools> {
+        self.opening.outcome()?.as_ref().ok().map(|found| &found.pools)
     }
 }
 
 impl Gpus for NodeGpus {
-    fn import(&self, request: &v1::ImportGpuMemoryRequest) -> Result<Arc<dyn KvMemory>, GpuRefusal> {
+    fn import(&self, request: &v1::ImportGpuMemoryRequest, domain: u16) -> Result<Arc<dyn KvMemory>, GpuRefusal> {
         if !self.allowed {
             return Err(GpuRefusal::Absent("workers may not lend GPU memory: set hbm.workers to true".into()));
         }
-        let Found { tier, pool, .. } = match self.opened.get() {
-            None => return Err(GpuRefusal::Busy("the GPUs are still being opened: try again".into())),
+        let Found { tier, pools, .. } = match self.opening.outcome() {
+            None => {
+                let still = GpuRefusal::Busy("the GPUs are still being opened: try again".into());
+                return Err(self.opening.late().map_or(still, GpuRefusal::Absent));
+            }
             Some(Err(why)) => return Err(GpuRefusal::Absent(format!("there is no GPU to lend memory of: {why}"))),
             Some(Ok(opened)) => opened,
         };
@@ -54,11 +59,11 @@ impl Gpus for NodeGpus {
         let layout = layout_of(request.layout.as_ref())?;
         let gpu = place_of(tier, request)?;
         let memory = WorkerMemory::import(tier, gpu, &handles, layout).map_err(|error| refused(error, request.gpu))?;
-        Ok(Arc::new(Lent { tier: tier.clone(), pool: pool.clone(), gpu, memory }))
+        Ok(Arc::new(Lent { tier: tier.clone(), pool: pools.of(domain).cloned(), gpu, memory }))
     }
 
-    fn wish(&self, space: u32, name: &str, blocks: &[BlockId], ttl: Duration) {
-        if let Some(pool) = self.pool()
+    fn wish(&self, domain: u16, space: u32, name: &str, blocks: &[BlockId], ttl: Duration) {
+        if let Some(pool) = self.pools().and_then(|pools| pools.of(domain))
             && !pool.wish(space, name, blocks, ttl)
         {
             tracing::warn!(name, "too many blocks are wished for in GPU memory; these are kept in host memory only");
@@ -66,13 +71,12 @@ impl Gpus for NodeGpus {
     }
 
     fn unwish(&self, space: u32, name: &str) {
-        if let Some(pool) = self.pool() {
-            pool.unpin(space, name);
-        }
+        // Only one of them knows the space.
+        self.pools().into_iter().flat_map(DomainPools::all).for_each(|pool| _ = pool.unpin(space, name));
     }
 
     fn has_pool(&self) -> bool {
-        self.pool().is_some()
+        self.pools().is_some_and(|pools| pools.all().next().is_some())
     }
 }
 
@@ -156,6 +160,7 @@ fn lost(why: &str) -> String {
 /// A worker's memory and the tier that moves it.
 struct Lent {
     tier: HbmTier,
+    /// Of the worker's domain.
     pool: Option<Arc<HotPool>>,
     gpu: u16,
     memory: Arc<WorkerMemory>,

@@ -4,16 +4,18 @@
 //! A machine without a GPU, a driver that is too old, a pool that does not fit: the node serves without the tier.
 
 use std::error::Error;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 use kvtier_engine::port::{Clock, Memory, Spawn, Tier};
 use kvtier_hbm::cuda;
 use kvtier_hbm::gpu::{Gpu, HostArena, HostMemory};
 use kvtier_hbm::simulated::{Machine, Simulated};
-use kvtier_hbm::{CopiedFrom, Drive, HbmSettings, HbmTier, HotPool, OpenError, PoolSize};
-use kvtier_host::Arenas;
+use kvtier_hbm::{CopiedFrom, Drive, HbmSettings, HbmTier, OpenError, PoolSize};
+use kvtier_host::{Arena, Arenas};
 
+use super::domain_pools::{DomainPools, DomainShare, HotRules};
 use super::gpus::NodeGpus;
+use super::opening::Opening;
 use super::pools::Pools;
 use crate::config::{Config, GpuDevice, HbmPool};
 use crate::local::gpu::Gpus;
@@ -27,10 +29,10 @@ const SIMULATED_SEED: u64 = 1;
 /// The tier, or why there is none.
 pub(super) type Opened = Result<Found, String>;
 
-/// The tier, and its hot blocks if it has a pool.
+/// The tier, and its hot blocks if it has pools.
 pub(super) struct Found {
     pub(super) tier: HbmTier,
-    pub(super) pool: Option<Arc<HotPool>>,
+    pub(super) pools: DomainPools,
     /// GPUs of the machine that are not in the tier, and why.
     pub(super) left_out: Vec<String>,
 }
@@ -59,26 +61,26 @@ pub(super) fn open(
         Ok(HbmPool::Bytes(bytes)) => PoolSize::Bytes(bytes),
         Ok(HbmPool::Percent(percent)) => PoolSize::Percent(percent),
     };
-    let opened: Arc<OnceLock<Opened>> = Arc::default();
-    let gpus = Arc::new(NodeGpus::new(config.hbm.workers, Arc::clone(&opened)));
-    let pools = Pools::new(&opened);
+    let host_bytes = arenas.all().iter().map(|arena| arena.size_bytes()).sum();
+    let opening = Arc::new(Opening::new(Arc::clone(clock), config.hbm.hang_timeout, host_bytes));
+    let gpus = Arc::new(NodeGpus::new(config.hbm.workers, Arc::clone(&opening)));
+    let pools = Pools::new(&opening);
     if pool == PoolSize::Off && !config.hbm.workers {
+        opening.end(Err("it is off: set hbm.workers or hbm.bytes".into()));
         return Hbm { look: None, gpus, pools };
     }
-    let mut settings = HbmSettings {
-        pool,
-        extent_bytes: config.hbm.extent_bytes,
-        hang_timeout: config.hbm.hang_timeout,
-        ..HbmSettings::default()
-    };
-    if config.hbm.copied_from > 0 {
-        settings.copied_from = CopiedFrom::all(config.hbm.copied_from);
-    }
+    let settings = settings_of(config, pool);
     let (device, measured) = (config.hbm.device, config.hbm.copied_from == 0);
-    let (policy, pin_bytes_max) = (super::policy_of(config), config.limits.pin_quota_bytes);
+    let rules = HotRules { policy: super::policy_of(config), pin_bytes_max: config.limits.pin_quota_bytes };
+    let domain = |(name, arena): (&str, &Arc<Arena>)| DomainShare {
+        name: name.to_owned(),
+        host_bytes: arena.size_bytes(),
+        listener: pools.listener(),
+    };
+    let domains: Vec<_> = super::domain_names(config).zip(arenas.all()).map(domain).collect();
     let (clock, spawn) = (Arc::clone(clock), Arc::clone(spawn));
     let (arenas, memory) = (Arc::clone(arenas), Arc::clone(memory));
-    let (slot, listener) = (Arc::clone(&opened), pools.listener());
+    let slot = Arc::clone(&opening);
     let begin = move || {
         let found = find(device);
         let tier = found.and_then(|Gathered { gpus, mut left_out }| {
@@ -87,20 +89,29 @@ pub(super) fn open(
             if measured && device != GpuDevice::Simulated {
                 tier.measure_ways(&|| clock.now());
             }
-            let pool = HotPool::new(tier.clone(), clock, spawn, policy, pin_bytes_max, listener);
-            Ok(Found { tier, pool, left_out })
+            let pools = DomainPools::new(&tier, domains, &rules, &clock, &spawn);
+            Ok(Found { tier, pools, left_out })
         });
         match &tier {
             Ok(found) => tracing::info!(gpus = found.tier.device_count(), "HBM tier opened"),
             Err(why) => tracing::warn!(why, "the HBM tier has no room; everything else works"),
         }
-        // Set once: this thread is the only one.
-        slot.set(tier).ok();
+        slot.end(tier);
     };
     if let Err(error) = std::thread::Builder::new().name("hbm-open".into()).spawn(begin) {
-        opened.set(Err(format!("no thread to open it: {error}"))).ok();
+        opening.end(Err(format!("no thread to open it: {error}")));
     }
-    Hbm { look: Some(Arc::new(move || sight(opened.get()))), gpus, pools }
+    Hbm { look: Some(Arc::new(move || sight(&opening))), gpus, pools }
+}
+
+fn settings_of(config: &Config, pool: PoolSize) -> HbmSettings {
+    let hbm = &config.hbm;
+    let settings =
+        HbmSettings { pool, extent_bytes: hbm.extent_bytes, hang_timeout: hbm.hang_timeout, ..Default::default() };
+    match hbm.copied_from {
+        0 => settings,
+        bytes => HbmSettings { copied_from: CopiedFrom::all(bytes), ..settings },
+    }
 }
 
 /// GPUs that were found, and why others cannot be used.
@@ -146,14 +157,17 @@ fn open_now(
     HbmTier::open(settings, gpus, memory, &registered, Drive::Threads).map_err(|error| words_of(&error))
 }
 
-fn sight(opened: Option<&Opened>) -> HbmSight {
-    match opened {
-        None => HbmSight { absent: Some("still opening".into()), ..HbmSight::default() },
+fn sight(opening: &Opening) -> HbmSight {
+    match opening.outcome() {
+        None => {
+            let why = opening.late().unwrap_or_else(|| "still opening".into());
+            HbmSight { absent: Some(why), ..HbmSight::default() }
+        }
         Some(Err(why)) => HbmSight { absent: Some(why.clone()), ..HbmSight::default() },
-        Some(Ok(Found { tier, pool, left_out })) => HbmSight {
+        Some(Ok(Found { tier, pools, left_out })) => HbmSight {
             left_out: left_out.clone(),
-            count: pool.as_ref().map(|pool| pool.count()).unwrap_or_default(),
-            counters: pool.as_ref().map(|pool| pool.counters()).unwrap_or_default(),
+            domains: pools.counts(),
+            counters: pools.counters(),
             devices: tier.health(),
             capacity_bytes: tier.geometry().iter().map(|pool| pool.bytes).sum(),
             absent: None,

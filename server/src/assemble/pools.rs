@@ -9,11 +9,11 @@ use kvtier_engine::flow::external::PoolChange;
 use kvtier_engine::place::Slot;
 use kvtier_engine::port::tier::Expect;
 use kvtier_engine::port::{BoxFuture, DeviceState, Tier};
-use kvtier_hbm::HotPool;
 use kvtier_hbm::pool::{Listener, PoolNews};
 use kvtier_identity::BlockId;
 
-use super::hbm::Opened;
+use super::hbm::Found;
+use super::opening::Opening;
 
 /// Both ends, until they know each other.
 pub(super) struct Pools {
@@ -23,12 +23,12 @@ pub(super) struct Pools {
 
 /// The pools as the engine sees them. It does not keep them: they keep the engine.
 struct PoolAnnex {
-    opened: Weak<OnceLock<Opened>>,
+    opening: Weak<Opening>,
 }
 
 impl Pools {
-    pub(super) fn new(opened: &Arc<OnceLock<Opened>>) -> Self {
-        Self { annex: PoolAnnex { opened: Arc::downgrade(opened) }, engine: Arc::default() }
+    pub(super) fn new(opening: &Arc<Opening>) -> Self {
+        Self { annex: PoolAnnex { opening: Arc::downgrade(opening) }, engine: Arc::default() }
     }
 
     /// Brings them together.
@@ -50,8 +50,9 @@ impl Pools {
 }
 
 impl PoolAnnex {
-    fn pool(&self) -> Option<Arc<HotPool>> {
-        self.opened.upgrade()?.get()?.as_ref().ok()?.pool.clone()
+    /// Looks at what was found, if the tier is open.
+    fn look<T>(&self, look: impl FnOnce(&Found) -> T) -> Option<T> {
+        self.opening.upgrade()?.outcome()?.as_ref().ok().map(look)
     }
 }
 
@@ -92,28 +93,32 @@ fn tell(engine: &Engine, news: Vec<PoolNews>) {
 
 impl Annex for PoolAnnex {
     fn forget(&self, blocks: &[BlockId]) {
-        if let Some(pool) = self.pool() {
-            pool.forget_all(blocks);
-        }
+        self.look(|found| found.pools.all().for_each(|pool| pool.forget_all(blocks)));
     }
 
     fn fetch(&self, expect: &Expect, into: Slot) -> Option<BoxFuture<Fetched>> {
-        self.pool()?.fetch(expect, into)
+        // A domain's pool serves its own arena, and no other.
+        self.look(|found| found.pools.of(into.device)?.fetch(expect, into)).flatten()
     }
 
     fn alarms(&self) -> Vec<RaisedAlarm> {
-        let Some(opened) = self.opened.upgrade() else { return Vec::new() };
-        let Some(Ok(found)) = opened.get() else { return Vec::new() };
-        let health = found.tier.health();
-        let lost = health.iter().enumerate().filter(|(_, gpu)| gpu.state == DeviceState::Poisoned);
-        let lost = lost.map(|(number, gpu)| RaisedAlarm {
-            alarm: Alarm::HbmPoisoned,
-            sentence: format!("device {number} takes nothing ({}); workers use host memory", gpu.detail),
-        });
-        let left_out = found.left_out.iter().map(|why| RaisedAlarm {
-            alarm: Alarm::HbmLeftOut,
-            sentence: format!("{why}; the other GPUs serve: mend it, then restart"),
-        });
-        lost.chain(left_out).collect()
+        let late = self.opening.upgrade().and_then(|opening| opening.late());
+        let late = late
+            .map(|why| RaisedAlarm { alarm: Alarm::HbmLeftOut, sentence: format!("{why}; workers use host memory") });
+        late.into_iter().chain(self.look(alarms_of).into_iter().flatten()).collect()
     }
+}
+
+fn alarms_of(found: &Found) -> Vec<RaisedAlarm> {
+    let health = found.tier.health();
+    let lost = health.iter().enumerate().filter(|(_, gpu)| gpu.state == DeviceState::Poisoned);
+    let lost = lost.map(|(number, gpu)| RaisedAlarm {
+        alarm: Alarm::HbmPoisoned,
+        sentence: format!("device {number} takes nothing ({}); workers use host memory", gpu.detail),
+    });
+    let left_out = found.left_out.iter().map(|why| RaisedAlarm {
+        alarm: Alarm::HbmLeftOut,
+        sentence: format!("{why}; the other GPUs serve: mend it, then restart"),
+    });
+    lost.chain(left_out).collect()
 }

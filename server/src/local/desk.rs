@@ -215,7 +215,7 @@ impl Desk {
         let Ok(prospect) = self.engine.prospect(space, &run).await else { return };
         let blocks: Vec<_> = prospect.blocks.iter().map(|known| known.block).collect();
         let ttl = Duration::from_millis(deadline_unix_ms.saturating_sub(self.clock.unix_ms()));
-        self.gpus.wish(prospect.space, name, &blocks, ttl);
+        self.gpus.wish(prospect.domain.into(), prospect.space, name, &blocks, ttl);
     }
 
     /// The arena of a tenant's blocks.

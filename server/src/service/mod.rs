@@ -72,8 +72,8 @@ pub struct HbmSight {
     pub devices: Vec<DeviceHealth>,
     /// Bytes of all pools.
     pub capacity_bytes: u64,
-    /// What is in the pools.
-    pub count: TierCount,
+    /// What is in the pools, domain by domain.
+    pub domains: Vec<TierCount>,
     /// Blocks found there, and blocks taken in, so far.
     pub counters: (u64, u64),
     /// GPUs of the machine that are not in it, and why.

@@ -65,8 +65,9 @@ fn local(node: &Node, count: &LocalCount) -> v1::LocalStatus {
 }
 
 fn hbm_tier(node: &Node) -> Option<v1::TierStatus> {
-    let HbmSight { devices, capacity_bytes, count, counters: (hits, stores), left_out, absent } =
+    let HbmSight { devices, capacity_bytes, domains: counts, counters: (hits, stores), left_out, absent } =
         node.facts.hbm.as_ref()?();
+    let count: TierCount = counts.iter().copied().sum();
     let sum = |of: fn(&DeviceHealth) -> u64| devices.iter().map(of).sum::<u64>();
     let state = match &absent {
         Some(_) => "absent",
@@ -88,7 +89,7 @@ fn hbm_tier(node: &Node) -> Option<v1::TierStatus> {
         bytes_written: sum(|device| device.written_bytes),
         in_flight: sum(|device| device.in_flight_count),
         queued: sum(|device| device.queued_count),
-        ..v1::TierStatus::default()
+        domains: domains(node, &counts),
     })
 }
 
@@ -99,13 +100,13 @@ fn host_tier(node: &Node, status: &EngineStatus) -> v1::TierStatus {
         state: "up".to_owned(),
         detail: (node.facts.host_detail)(),
         in_flight: status.count.pending,
-        domains: domains(node, status),
+        domains: domains(node, &status.host_domains),
         ..v1::TierStatus::default()
     };
     with_counts(tier, count, meter)
 }
 
-fn domains(node: &Node, status: &EngineStatus) -> Vec<v1::DomainStatus> {
+fn domains(node: &Node, counts: &[TierCount]) -> Vec<v1::DomainStatus> {
     let domain = |(name, count): (&String, &TierCount)| v1::DomainStatus {
         name: name.clone(),
         capacity_bytes: count.capacity_bytes,
@@ -113,7 +114,7 @@ fn domains(node: &Node, status: &EngineStatus) -> Vec<v1::DomainStatus> {
         blocks: count.blocks,
         evictions: count.evictions,
     };
-    node.facts.domain_names.iter().zip(&status.host_domains).map(domain).collect()
+    node.facts.domain_names.iter().zip(counts).map(domain).collect()
 }
 
 fn nvme_tier(node: &Node, status: &EngineStatus) -> Option<v1::TierStatus> {

@@ -5,8 +5,9 @@ use super::*;
 section! {
     /// A security domain: tenants whose blocks have an arena of their own in host memory, cut out of `host.bytes`. Workers of
     /// these tenants map that arena and nothing else, so they cannot see other tenants' bytes, and room for their blocks is
-    /// made by evicting only each other's. NVMe is shared. Write one table per domain; NAME is 1 to 32 of `a-z 0-9 - _`.
-    /// Tenants that no domain names share what is left of `host.bytes`: the domain `node`, to which `local.tenants` applies.
+    /// made by evicting only each other's. A pool in GPU memory (`hbm.bytes`) is cut in the same proportions. NVMe is shared. Write
+    /// one table per domain; NAME is 1 to 32 of `a-z 0-9 - _`. Tenants that no domain names share what is left of `host.bytes`: the domain
+    /// `node`, to which `local.tenants` applies.
     Domain at "domain.NAME" {
         /// Its tenants. They trust each other: a worker of one can read the blocks of all. A tenant is in one domain at most.
         tenants: Vec<String> = Kind::Names,

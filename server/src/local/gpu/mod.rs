@@ -53,10 +53,10 @@ const TURN_KEYS: usize = 1024;
 
 /// The GPUs of the node, as the local path needs them.
 pub trait Gpus: Send + Sync + 'static {
-    /// Opens a worker's memory. Calls of a driver: may take milliseconds.
-    fn import(&self, request: &v1::ImportGpuMemoryRequest) -> Result<Arc<dyn KvMemory>, GpuRefusal>;
-    /// Blocks that somebody has pinned: they are kept in GPU memory from their next load on, until the deadline.
-    fn wish(&self, space: u32, name: &str, blocks: &[BlockId], ttl: Duration);
+    /// Opens the memory of a worker whose tenant is in this domain. Calls of a driver: may take milliseconds.
+    fn import(&self, request: &v1::ImportGpuMemoryRequest, domain: u16) -> Result<Arc<dyn KvMemory>, GpuRefusal>;
+    /// Blocks of a domain that somebody has pinned: they are kept in GPU memory from their next load on, until the deadline.
+    fn wish(&self, domain: u16, space: u32, name: &str, blocks: &[BlockId], ttl: Duration);
     /// Ends such a wish.
     fn unwish(&self, space: u32, name: &str);
     /// Whether blocks are kept in GPU memory at all.

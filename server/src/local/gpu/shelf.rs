@@ -140,10 +140,10 @@ impl Session {
         &self,
         request: v1::ImportGpuMemoryRequest,
     ) -> Result<v1::ImportGpuMemoryResponse, Status> {
-        let gpus = Arc::clone(&self.desk.gpus);
+        let (gpus, domain) = (Arc::clone(&self.desk.gpus), self.desk.domain_of(&self.tenant));
         let _opening = self.shelf.begin_opening()?;
         // Calls of a driver must keep nobody else waiting.
-        let opened = tokio::task::spawn_blocking(move || gpus.import(&request)).await;
+        let opened = tokio::task::spawn_blocking(move || gpus.import(&request, domain)).await;
         let memory = opened.map_err(|_| Status::new(Code::Cancelled, "the daemon is shutting down"))??;
         let number = self.desk.next_reservation();
         let (block_bytes, layers) = (u64::from(memory.block_bytes()), memory.layer_count());

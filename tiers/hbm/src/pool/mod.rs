@@ -1,6 +1,7 @@
 //! The hot blocks of a node: which are in the GPUs' pools, who holds them there, and which goes first.
 //!
-//! A [`HotPool`] decides with a catalog of its own, of the same kind as the engine's: the GPUs' pools are its domains. So
+//! A [`HotPool`] decides with a catalog of its own, of the same kind as the engine's: the GPUs' pools are its domains, or its
+//! share of them (see [`shares`]) where tenants are kept apart, each domain with a pool that shares nothing with the others. So
 //! size classes, eviction (leaf first, by the engine's policies), pins with a deadline and holds are those of the host
 //! tier, and so are their tests. A copy here is *one more* copy: the engine's catalog does not know of it and keeps its own
 //! promises without it; what is evicted here is only slower to get.
@@ -22,6 +23,7 @@
 //! Nothing survives a crash. A hold of a block that was forgotten keeps its slot until it is dropped (INV-8).
 
 mod fresh;
+mod share;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::{pending, ready};
@@ -37,14 +39,17 @@ use kvtier_engine::catalog::{Catalog, CatalogSettings, HOST_DOMAIN_COUNT_MAX};
 use kvtier_engine::flow::annex::Fetched;
 use kvtier_engine::header::SlotHeader;
 use kvtier_engine::place::Slot;
-use kvtier_engine::policy::{AdmissionKind, PolicyKind};
+use kvtier_engine::policy::{AdmissionKind, PolicyKind, Seen};
 use kvtier_engine::port::tier::Expect;
-use kvtier_engine::port::{BoxFuture, Clock, Load, LoadOutcome, Moment, Spawn, Store, StoreOutcome, Tier, TierError};
+use kvtier_engine::port::{
+    BoxFuture, Clock, DeviceGeometry, Load, LoadOutcome, Moment, Spawn, Store, StoreOutcome, TierError,
+};
 use kvtier_identity::BlockId;
 
 pub use kvtier_engine::catalog::plan::PinError;
 
 pub use self::fresh::{Fresh, Room};
+pub use self::share::shares;
 pub use crate::chain::Keep;
 use crate::news::Teller;
 pub use crate::news::{Listener, PoolNews};
@@ -56,7 +61,7 @@ const GENERATION: u64 = 1;
 const PROMOTION_PATIENCE: Duration = Duration::from_secs(60);
 const PROMOTIONS_MAX: u32 = 4096;
 const PINS_MAX: u32 = 4096;
-/// Blocks that are remembered as seen once: a power of two.
+/// Blocks that are remembered as seen once.
 const SEEN_MAX: usize = 1 << 16;
 /// Blocks of all wishes.
 const WISHED_MAX: usize = 1 << 20;
@@ -93,8 +98,7 @@ pub struct HotPool {
 
 /// What is worth a place: blocks that were seen lately, and those somebody wishes to keep.
 struct Warmth {
-    /// Direct-mapped: a newer block takes an older one's place. 0: none.
-    seen: Box<[u32]>,
+    seen: Seen,
     wishes: BTreeMap<(u32, String), Wish>,
 }
 
@@ -125,17 +129,17 @@ fn lock(catalog: &Mutex<Catalog>) -> MutexGuard<'_, Catalog> {
 }
 
 impl HotPool {
-    /// An empty pool; `None` when no GPU of the tier has room. `pin_bytes_max` bounds what a space may pin. `listener` hears
-    /// of every block that comes and goes.
+    /// An empty pool in these parts of the GPUs' pools, which nobody else uses; `None` when none has room. `pin_bytes_max`
+    /// bounds what a space may pin. `listener` hears of every block that comes and goes.
     pub fn new(
         tier: HbmTier,
+        geometry: Vec<DeviceGeometry>,
         clock: Arc<dyn Clock>,
         spawn: Arc<dyn Spawn>,
         policy: PolicyKind,
         pin_bytes_max: u64,
         listener: Listener,
     ) -> Option<Arc<Self>> {
-        let geometry = tier.geometry();
         if geometry.iter().all(|pool| pool.bytes == 0) || geometry.len() > HOST_DOMAIN_COUNT_MAX {
             return None;
         }
@@ -151,7 +155,7 @@ impl HotPool {
             pin_count_max: PINS_MAX,
         };
         let catalog = Arc::new(Mutex::new(Catalog::new(settings)));
-        let warmth = Mutex::new(Warmth { seen: vec![0; SEEN_MAX].into(), wishes: BTreeMap::new() });
+        let warmth = Mutex::new(Warmth { seen: Seen::new(SEEN_MAX), wishes: BTreeMap::new() });
         let (hits, stores) = Default::default();
         let (gpus, teller) = (tier.device_count() as u16, Teller::new(listener));
         let pool = Arc::new(Self { tier, clock, spawn, catalog, pin_bytes_max, warmth, teller, hits, stores });
@@ -162,7 +166,7 @@ impl HotPool {
                     pool.lose(gpu, cause);
                 }
             };
-            pool.tier.on_lost(gpu, Box::new(lose));
+            pool.tier.on_lost(gpu, Arc::new(lose));
         }
         Some(pool)
     }
@@ -291,9 +295,7 @@ impl HotPool {
         let now = self.clock.now();
         let mut warmth = self.warmth();
         warmth.wishes.retain(|_, wish| wish.deadline > now);
-        let at = block.0 as usize & (SEEN_MAX - 1);
-        let fingerprint = (block.0 >> 64) as u32 | 1;
-        let again = std::mem::replace(&mut warmth.seen[at], fingerprint) == fingerprint;
+        let again = warmth.seen.note(block.0 as u64);
         again || warmth.wishes.values().any(|wish| wish.blocks.contains(&block))
     }
 

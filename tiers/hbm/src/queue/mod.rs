@@ -19,7 +19,7 @@
 mod threads;
 
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 pub use threads::Threads;
 
@@ -117,11 +117,11 @@ pub(crate) struct Queue {
     may_finish: [Condvar; 4],
     /// A thread has ended, or the queue was closed or has hung.
     changed: Condvar,
-    lost: OnceLock<Lost>,
+    lost: Mutex<Vec<Lost>>,
 }
 
 /// Hears once why the GPU is lost.
-pub(crate) type Lost = Box<dyn Fn(&str) + Send + Sync>;
+pub(crate) type Lost = Arc<dyn Fn(&str) + Send + Sync>;
 
 impl Queue {
     /// An empty queue. Takes pinned memory of the device.
@@ -153,15 +153,14 @@ impl Queue {
         Ok(())
     }
 
-    /// Calls this when the GPU is lost, without a lock. The first one counts.
+    /// Calls this, too, when the GPU is lost, without a lock.
     pub(crate) fn on_lost(&self, lost: Lost) {
-        self.lost.set(lost).ok();
+        self.lost.lock().unwrap_or_else(PoisonError::into_inner).push(lost);
     }
 
     fn tell_lost(&self, cause: &str) {
-        if let Some(lost) = self.lost.get() {
-            lost(cause);
-        }
+        let all = self.lost.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        all.iter().for_each(|lost| lost(cause));
     }
 
     /// Why the GPU takes nothing any more.

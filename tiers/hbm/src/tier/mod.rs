@@ -211,8 +211,8 @@ impl HbmTier {
         seal::start(self, headers)
     }
 
-    /// Calls this when a GPU is lost. The first one counts.
-    pub(crate) fn on_lost(&self, device: u16, lost: Box<dyn Fn(&str) + Send + Sync>) {
+    /// Calls this, too, when a GPU is lost.
+    pub(crate) fn on_lost(&self, device: u16, lost: Arc<dyn Fn(&str) + Send + Sync>) {
         if let Some(device) = self.device(device) {
             device.queue.on_lost(lost);
         }
