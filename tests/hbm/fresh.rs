@@ -10,7 +10,7 @@ use kvtier_hbm::chain::{BlockPlace, ChainBlock, ChainMove, MoveRefused};
 use kvtier_hbm::conformance::{Dice, Shuttle, gather};
 use kvtier_hbm::gpu::{Gpu, Place};
 use kvtier_hbm::layout::{Direction, KvLayout, Surface};
-use kvtier_hbm::pool::{Fresh, Promotion, Room};
+use kvtier_hbm::pool::{Fresh, Piece, Promotion, Room};
 use kvtier_hbm::simulated::Faults;
 use kvtier_identity::{BlockId, Key, SpaceDigest};
 
@@ -110,7 +110,7 @@ impl Saving {
     /// How many blocks of the chain are found.
     fn found(&self, count: u64) -> usize {
         let known = |number: u64| (BlockId(number.into()), BYTES, self.crc(number));
-        self.hot.pool.hold(&(1..=count).map(known).collect::<Vec<_>>()).len()
+        self.hot.pool.hold(Piece::whole(0, BYTES), &(1..=count).map(known).collect::<Vec<_>>()).len()
     }
 }
 
@@ -131,7 +131,7 @@ fn a_saved_chain_is_found_when_it_is_filled_and_demoted_as_it_was() {
     assert_eq!((saving.found(3), saving.hot.told().len()), (3, 3));
     for number in 1..=3 {
         let known = (BlockId(number.into()), BYTES, saving.crc(number));
-        let held = saving.hot.pool.hold(&[known]).pop().expect("found");
+        let held = saving.hot.pool.hold(Piece::whole(0, BYTES), &[known]).pop().expect("found");
         let into = slot(0, BYTES);
         assert_eq!(saving.hot.rig.run(saving.hot.pool.demote(held, into, Box::new(()))), LoadOutcome::Verified);
         assert!(saving.hot.rig.memory.view(into, 0, BYTES, Box::new(())) == saving.bytes(number));

@@ -7,6 +7,7 @@ mod faults;
 mod fresh;
 mod hang;
 mod kernels;
+mod pieces;
 mod pool;
 mod probe;
 mod rig;

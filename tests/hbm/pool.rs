@@ -8,17 +8,19 @@ use std::time::Duration;
 use kvtier_engine::catalog::plan::Decline;
 use kvtier_engine::header::SlotHeader;
 use kvtier_engine::policy::PolicyKind;
-use kvtier_engine::port::{DeviceGeometry, LoadOutcome, Memory, Tier};
+use kvtier_engine::port::{BoxFuture, DeviceGeometry, LoadOutcome, Memory, Tier};
 use kvtier_hbm::HotPool;
 use kvtier_hbm::conformance::Dice;
-use kvtier_hbm::pool::{PoolNews, Promotion, shares};
+use kvtier_hbm::pool::{Piece, PoolNews, Promotion, shares};
 use kvtier_hbm::simulated::Faults;
 use kvtier_identity::{BlockId, Key, SpaceDigest};
 
 use super::rig::{MIB, Rig, settings, slot};
 
 /// Five of them fill an extent of 256 KiB.
-const LENGTH: u32 = 45_000;
+pub(crate) const LENGTH: u32 = 45_000;
+/// All of a block, on the only GPU.
+const WHOLE: Piece = Piece { gpu: 0, offset: 0, bytes: LENGTH };
 const TTL: Duration = Duration::from_secs(30);
 
 pub(crate) struct Hot {
@@ -38,6 +40,13 @@ impl Hot {
         let rig = Rc::new(Rig::with(1, 1, settings(MIB)));
         let shares = shares(&rig.tier.geometry(), weights);
         shares.into_iter().map(|share| Self::in_share(Rc::clone(&rig), share).expect("it has room")).collect()
+    }
+
+    /// On so many GPUs with room for 20 blocks each.
+    pub(crate) fn on_gpus(count: u64) -> Self {
+        let rig = Rc::new(Rig::with(1, count, settings(MIB)));
+        let all = rig.tier.geometry();
+        Self::in_share(rig, all).expect("they have pools")
     }
 
     fn in_share(rig: Rc<Rig>, share: Vec<DeviceGeometry>) -> Option<Self> {
@@ -66,22 +75,27 @@ impl Hot {
         }
     }
 
-    fn bytes(number: u64) -> Vec<u8> {
+    pub(crate) fn bytes(number: u64) -> Vec<u8> {
         Dice::new(number + 1).bytes(LENGTH as usize)
     }
 
-    fn known(number: u64) -> (BlockId, u32, u32) {
+    pub(crate) fn known(number: u64) -> (BlockId, u32, u32) {
         (BlockId(number.into()), LENGTH, crc32fast::hash(&Self::bytes(number)))
     }
 
     fn promote_below(&self, number: u64, parent: Option<u64>) -> Promotion {
+        self.rig.run(self.begin(WHOLE, number, parent))
+    }
+
+    /// Begins to promote a piece of a block.
+    pub(crate) fn begin(&self, piece: Piece, number: u64, parent: Option<u64>) -> BoxFuture<Promotion> {
         let (block, length, crc) = Self::known(number);
         let from = slot(0, LENGTH);
         self.rig.memory.write(from, 0, &Self::bytes(number));
         let key = Key::new(&number.to_le_bytes()).expect("eight bytes are a key");
         let parent = parent.map(|parent| BlockId(parent.into()));
         let header = SlotHeader { block, space: SpaceDigest([1; 32]), key, parent, length, crc, generation: 9 };
-        self.rig.run(self.pool.promote(0, header, 1, from, Box::new(())))
+        self.pool.promote(piece, header, 1, from, Box::new(()))
     }
 
     pub(crate) fn promote(&self, number: u64) -> Promotion {
@@ -89,7 +103,7 @@ impl Hot {
     }
 
     fn is_here(&self, number: u64) -> bool {
-        self.pool.hold(&[Self::known(number)]).len() == 1
+        self.pool.hold(WHOLE, &[Self::known(number)]).len() == 1
     }
 }
 
@@ -98,7 +112,7 @@ fn a_promoted_block_is_demoted_as_it_was() {
     let hot = Hot::new();
     assert_eq!(hot.promote(1), Promotion::Stored);
     assert_eq!(hot.promote(1), Promotion::Duplicate);
-    let held = hot.pool.hold(&[Hot::known(1)]).pop().unwrap();
+    let held = hot.pool.hold(WHOLE, &[Hot::known(1)]).pop().unwrap();
     let into = slot(3, LENGTH);
     assert_eq!(hot.rig.run(hot.pool.demote(held, into, Box::new(()))), LoadOutcome::Verified);
     assert!(hot.rig.memory.view(into, 0, LENGTH, Box::new(())) == Hot::bytes(1));
@@ -108,7 +122,7 @@ fn a_promoted_block_is_demoted_as_it_was() {
 fn a_full_pool_evicts_the_coldest_and_never_a_held_one() {
     let hot = Hot::new();
     (0..20).for_each(|number| assert_eq!(hot.promote(number), Promotion::Stored, "block {number}"));
-    let held = hot.pool.hold(&[Hot::known(0)]);
+    let held = hot.pool.hold(WHOLE, &[Hot::known(0)]);
     (20..39).for_each(|number| assert_eq!(hot.promote(number), Promotion::Stored, "block {number}"));
     assert!(hot.is_here(0) && !hot.is_here(1));
     assert_eq!(hot.pool.count().blocks, 20);
@@ -130,7 +144,7 @@ fn what_one_domain_keeps_no_other_evicts_finds_or_overwrites() {
     assert_eq!((one.pool.count().evictions, other.pool.count().evictions), (0, 20));
     assert!((0..10).all(|number| !other.is_here(number)) && (10..40).all(|number| !one.is_here(number)));
     for number in 0..10 {
-        let held = one.pool.hold(&[Hot::known(number)]).pop().expect("nobody evicted it");
+        let held = one.pool.hold(WHOLE, &[Hot::known(number)]).pop().expect("nobody evicted it");
         let demoted = one.rig.run(one.pool.demote(held, slot(3, LENGTH), Box::new(())));
         assert_eq!(demoted, LoadOutcome::Verified, "block {number}");
     }
@@ -190,11 +204,11 @@ fn a_chain_is_held_as_far_as_it_is_here_and_as_the_engine_knows_it() {
     assert_eq!(hot.promote_below(2, Some(1)), Promotion::Stored);
     assert_eq!(hot.promote_below(4, Some(3)), Promotion::Declined(Decline::ParentUnknown));
     let chain = [Hot::known(1), Hot::known(2), Hot::known(4)];
-    assert_eq!(hot.pool.hold(&chain).len(), 2);
+    assert_eq!(hot.pool.hold(WHOLE, &chain).len(), 2);
     let (block, length, crc) = Hot::known(2);
     let put_again = [Hot::known(1), (block, length, !crc)];
-    assert_eq!(hot.pool.hold(&put_again).len(), 1, "other bytes under the same key are a miss");
-    assert_eq!(hot.pool.hold(&chain).len(), 1, "and the copy that is here is forgotten");
+    assert_eq!(hot.pool.hold(WHOLE, &put_again).len(), 1, "other bytes under the same key are a miss");
+    assert_eq!(hot.pool.hold(WHOLE, &chain).len(), 1, "and the copy that is here is forgotten");
 }
 
 #[test]
@@ -203,7 +217,7 @@ fn a_forgotten_block_keeps_its_slot_until_its_last_hold_is_dropped() {
     (0..20).for_each(|number| assert_eq!(hot.promote(number), Promotion::Stored));
     let pins: Vec<_> = (1..20).map(BlockId).collect();
     hot.pool.pin(1, "others", &pins, TTL).unwrap();
-    let held = hot.pool.hold(&[Hot::known(0)]);
+    let held = hot.pool.hold(WHOLE, &[Hot::known(0)]);
     hot.told();
     hot.pool.forget(BlockId(0));
     assert_eq!(hot.told(), [PoolNews::Removed { gpu: 0, block: BlockId(0) }], "told of at once");
@@ -221,11 +235,11 @@ fn a_changed_host_copy_is_not_promoted_and_a_changed_pool_copy_not_demoted() {
     hot.rig.memory.write(from, 0, &Hot::bytes(2));
     let key = Key::new(b"k").unwrap();
     let header = SlotHeader { block, space: SpaceDigest([1; 32]), key, parent: None, length, crc, generation: 1 };
-    let promoted = hot.rig.run(hot.pool.promote(0, header, 1, from, Box::new(())));
+    let promoted = hot.rig.run(hot.pool.promote(WHOLE, header, 1, from, Box::new(())));
     assert!(matches!(promoted, Promotion::Corrupt(_)), "{promoted:?}");
     assert_eq!(hot.pool.count().blocks, 0);
     assert_eq!(hot.promote(1), Promotion::Stored);
-    let held = hot.pool.hold(&[Hot::known(1)]).pop().unwrap();
+    let held = hot.pool.hold(WHOLE, &[Hot::known(1)]).pop().unwrap();
     (hot.rig.world().damage)(held.slot, 4096 + 77);
     let demoted = hot.rig.run(hot.pool.demote(held, slot(3, LENGTH), Box::new(())));
     assert!(matches!(demoted, LoadOutcome::Corrupt(_)), "{demoted:?}");
@@ -239,7 +253,7 @@ fn a_promotion_whose_future_is_dropped_still_finishes() {
     hot.rig.memory.write(slot(0, LENGTH), 0, &Hot::bytes(1));
     let key = Key::new(b"k").unwrap();
     let header = SlotHeader { block, space: SpaceDigest([1; 32]), key, parent: None, length, crc, generation: 1 };
-    drop(hot.pool.promote(0, header, 1, slot(0, LENGTH), Box::new(())));
+    drop(hot.pool.promote(WHOLE, header, 1, slot(0, LENGTH), Box::new(())));
     hot.rig.settle();
     assert!(hot.is_here(1));
 }

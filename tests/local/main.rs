@@ -8,6 +8,7 @@ mod domains;
 mod fresh;
 mod hot;
 mod hot_domains;
+mod hot_parts;
 mod leases;
 mod lent;
 mod lent_faults;

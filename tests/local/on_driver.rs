@@ -14,8 +14,18 @@ use super::lent_faults::host_path_works;
 use super::{digest, store, writer};
 
 /// The modules whose daemons have a GPU.
-const SUITES: [&str; 9] =
-    ["moves::", "fresh::", "hot::", "hot_domains::", "pools::", "rotten::", "lent_faults::", "staging::", "why::"];
+const SUITES: [&str; 10] = [
+    "moves::",
+    "fresh::",
+    "hot::",
+    "hot_domains::",
+    "hot_parts::",
+    "pools::",
+    "rotten::",
+    "lent_faults::",
+    "staging::",
+    "why::",
+];
 
 /// Where the driver's function is to fail.
 const FAULTS: &str = "KVTIER_DRIVER_FAULTS";

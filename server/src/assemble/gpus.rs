@@ -13,7 +13,7 @@ use kvtier_engine::port::TierError;
 use kvtier_hbm::chain::{BlockPlace, ChainBlock, ChainMove, ImportError, MoveError, MoveProgress, MoveRefused, PartOf};
 use kvtier_hbm::gpu::{GpuError, IPC_HANDLE_BYTES, IpcHandle};
 use kvtier_hbm::layout::{Direction, KvLayout, Surface};
-use kvtier_hbm::pool::{Fresh, Promotion, Room};
+use kvtier_hbm::pool::{Fresh, Piece, Promotion, Room};
 use kvtier_hbm::{HbmTier, HotPool, WorkerMemory};
 use kvtier_identity::BlockId;
 use kvtier_proto::v1;
@@ -166,6 +166,14 @@ struct Lent {
     memory: Arc<WorkerMemory>,
 }
 
+impl Lent {
+    /// The pool, and what of each block this memory has a use for there.
+    fn piece(&self, offset: u32) -> Option<(&Arc<HotPool>, Piece)> {
+        let gpu = u8::try_from(self.gpu).ok()?;
+        Some((self.pool.as_ref()?, Piece { gpu, offset, bytes: self.block_bytes() }))
+    }
+}
+
 impl KvMemory for Lent {
     fn block_bytes(&self) -> u32 {
         u32::try_from(self.memory.layout().block_bytes()).expect("the layout was validated")
@@ -179,31 +187,31 @@ impl KvMemory for Lent {
         self.memory.layout().layer_count()
     }
 
-    fn hold_hot(&self, blocks: &[KnownBlock]) -> Vec<HotBlock> {
-        let Some(pool) = &self.pool else { return Vec::new() };
+    fn hold_hot(&self, part_offset: u32, blocks: &[KnownBlock]) -> Vec<HotBlock> {
+        let Some((pool, piece)) = self.piece(part_offset) else { return Vec::new() };
         let chain: Vec<_> = blocks.iter().map(|known| (known.block, known.length, known.crc)).collect();
-        // Another GPU's pool is not reached from here.
-        let held = pool.hold(&chain).into_iter().take_while(|held| held.slot.device == self.gpu);
-        held.map(|held| HotBlock { slot: held.slot, keep: Box::new(held) }).collect()
+        let held = pool.hold(piece, &chain).into_iter();
+        held.map(|held| HotBlock { slot: held.slot, crc: held.expect.crc, keep: Box::new(held) }).collect()
     }
 
-    fn wants(&self, block: BlockId) -> bool {
-        self.pool.as_ref().is_some_and(|pool| pool.wants(block))
+    fn wants(&self, part_offset: u32, known: &KnownBlock) -> bool {
+        self.piece(part_offset).is_some_and(|(pool, piece)| pool.wants(piece, known.block, known.length))
     }
 
     fn promote(
         &self,
+        part_offset: u32,
         header: SlotHeader,
         space: u32,
         from: Slot,
         keep: Box<dyn Any + Send>,
     ) -> BoxFuture<'static, bool> {
-        match (&self.pool, u8::try_from(self.gpu)) {
-            (Some(pool), Ok(gpu)) => {
-                let promoted = pool.promote(gpu, header, space, from, keep);
+        match self.piece(part_offset) {
+            Some((pool, piece)) => {
+                let promoted = pool.promote(piece, header, space, from, keep);
                 Box::pin(promoted.map(|promotion| !matches!(promotion, Promotion::Corrupt(_))))
             }
-            _ => Box::pin(std::future::ready(true)),
+            None => Box::pin(std::future::ready(true)),
         }
     }
 
@@ -223,9 +231,9 @@ impl KvMemory for Lent {
         }
     }
 
-    fn forget_corrupt(&self, known: &KnownBlock) {
-        if let Some(pool) = &self.pool {
-            pool.forget_corrupt(known.block, known.crc);
+    fn forget_corrupt(&self, part_offset: u32, known: &KnownBlock) {
+        if let Some((pool, piece)) = self.piece(part_offset) {
+            pool.forget_corrupt(piece, known.block, (known.length, known.crc));
         }
     }
 

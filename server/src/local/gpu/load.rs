@@ -143,11 +143,11 @@ impl Chain<'_> {
     /// Begins all of it, window by window. After an error some windows may be under way.
     async fn load(&mut self, mut known: Vec<KnownBlock>, keys: &KeyRun<'_>) -> Result<Loaded, Broken> {
         self.check_lengths(&known)?;
-        let hot = self.memory.hold_hot(&known);
+        let hot = self.memory.hold_hot(self.part.offset, &known);
         let from_pool = hot.len();
         let rest = known.split_off(from_pool);
         if from_pool > 0 {
-            self.begin_hot(&known, hot).await?;
+            self.begin_hot(known, hot).await?;
         }
         let mut holding = self.session.desk.engine.hold_chain(rest);
         let mut at = from_pool;
@@ -168,19 +168,15 @@ impl Chain<'_> {
     }
 
     /// Begins the window that is in the pool: the first one.
-    async fn begin_hot(&mut self, known: &[KnownBlock], hot: Vec<HotBlock>) -> Result<(), Broken> {
-        let block = |((hot, known), number): ((&HotBlock, &KnownBlock), &u64)| KvBlock {
-            number: *number,
-            slot: hot.slot,
-            crc: Some(known.crc),
-        };
-        let blocks = hot.iter().zip(known).zip(self.numbers).map(block).collect();
+    async fn begin_hot(&mut self, known: Vec<KnownBlock>, hot: Vec<HotBlock>) -> Result<(), Broken> {
+        let block = |(hot, number): (&HotBlock, &u64)| KvBlock { number: *number, slot: hot.slot, crc: Some(hot.crc) };
+        let blocks = hot.iter().zip(self.numbers).map(block).collect();
         let hot = Arc::new(hot);
         let progress = self.begin(0, true, blocks, || Box::new(Arc::clone(&hot))).await?;
-        let (memory, known) = (Arc::downgrade(&self.memory), known.to_vec());
+        let (memory, offset) = (Arc::downgrade(&self.memory), self.part.offset);
         self.watch(&progress, move |at| {
             if let Some(memory) = memory.upgrade() {
-                memory.forget_corrupt(&known[at]);
+                memory.forget_corrupt(offset, &known[at]);
             }
         });
         Ok(())
@@ -207,14 +203,14 @@ impl Chain<'_> {
         }
         for (held, at) in held.into_iter().zip(first..) {
             let KnownBlock { block, length, crc, parent } = held.known;
-            if !self.memory.wants(block) {
+            if !self.memory.wants(self.part.offset, &held.known) {
                 continue;
             }
             let Some(digest) = self.session.desk.engine.space_digest(self.space) else { break };
             let key = Key::new(keys.get(at)).expect("a run has only good keys");
             let header = SlotHeader { block, space: digest, key, parent, length, crc, generation: 0 };
             let (known, engine) = (held.known, self.session.desk.engine.clone());
-            let promoted = self.memory.promote(header, self.space, held.slot, Box::new(held));
+            let promoted = self.memory.promote(self.part.offset, header, self.space, held.slot, Box::new(held));
             if !engine.is_resident(block) {
                 // Removed after it was held: nobody told the pool, which did not know it yet.
                 self.memory.forget_hot(block);
@@ -238,7 +234,11 @@ impl Chain<'_> {
         keep: impl Fn() -> Box<dyn Any + Send>,
     ) -> Result<Arc<dyn KvProgress>, GpuRefusal> {
         self.windows.wait_for_room().await;
-        let part = (self.part.offset, self.whole_bytes());
+        let part = match in_pool {
+            // Nothing but the worker's part is there.
+            true => (0, self.memory.block_bytes()),
+            false => (self.part.offset, self.whole_bytes()),
+        };
         loop {
             let (blocks, layers) = (blocks.clone(), self.layers.clone());
             let onward = Vec::new();

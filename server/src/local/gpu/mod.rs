@@ -71,14 +71,16 @@ pub trait KvMemory: Send + Sync + 'static {
     fn block_count(&self) -> u64;
     /// Its layers.
     fn layer_count(&self) -> u32;
-    /// Holds the longest prefix of a chain that is in the pool of this memory's GPU with the bytes the engine knows.
-    fn hold_hot(&self, blocks: &[KnownBlock]) -> Vec<HotBlock>;
-    /// Whether a block that was just loaded from the host is worth a place in the pool.
-    fn wants(&self, block: BlockId) -> bool;
-    /// Copies a block to the pool, if there is room; goes on when the future is dropped. `keep` holds its host slot. False:
-    /// the host copy does not verify.
+    /// Holds this memory's part of the longest prefix of a chain that is in the pool of its GPU, of the bytes the engine knows.
+    /// `part_offset`: where the part begins in the blocks.
+    fn hold_hot(&self, part_offset: u32, blocks: &[KnownBlock]) -> Vec<HotBlock>;
+    /// Whether the part of a block that was just loaded from the host is worth a place in the pool.
+    fn wants(&self, part_offset: u32, known: &KnownBlock) -> bool;
+    /// Copies this memory's part of a block to the pool, if there is room; goes on when the future is dropped. `header` is the
+    /// whole block's, `keep` holds its host slot. False: the host copy does not verify.
     fn promote(
         &self,
+        part_offset: u32,
         header: SlotHeader,
         space: u32,
         from: Slot,
@@ -89,7 +91,7 @@ pub trait KvMemory: Send + Sync + 'static {
     /// A block is not to be in the pool any more.
     fn forget_hot(&self, block: BlockId);
     /// A copy in the pool does not verify: nobody finds it any more.
-    fn forget_corrupt(&self, known: &KnownBlock);
+    fn forget_corrupt(&self, part_offset: u32, known: &KnownBlock);
     /// Begins a move. It goes on whoever goes away.
     fn begin(&self, call: KvMove) -> Result<Arc<dyn KvProgress>, GpuRefusal>;
 }
@@ -118,6 +120,8 @@ pub struct KvBlock {
 pub struct HotBlock {
     /// Where.
     pub slot: Slot,
+    /// CRC32 of what is there: the block, or the memory's part of it.
+    pub crc: u32,
     /// What keeps it.
     pub keep: Box<dyn Any + Send + Sync>,
 }

@@ -9,14 +9,13 @@
 
 use std::sync::{Arc, Mutex};
 
-use kvtier_engine::catalog::Catalog;
 use kvtier_engine::catalog::plan::{PartClaim, Reserve};
 use kvtier_engine::header::SlotHeader;
 use kvtier_engine::place::Slot;
 use kvtier_engine::port::{BoxFuture, Clock};
 use kvtier_identity::{BlockId, Key};
 
-use super::{GENERATION, HotPool, lock};
+use super::{GENERATION, HotPool, Kept, Piece, lock};
 use crate::chain::CHECKED_BLOCKS_MAX;
 
 /// A block that is about to come.
@@ -37,7 +36,7 @@ pub struct Fresh {
 /// A slot of the pool for one block. Dropped, it is free again.
 pub struct Room {
     // Not the pool: a job that has rooms must not be the last to let go of its own GPU's threads.
-    catalog: Arc<Mutex<Catalog>>,
+    kept: Arc<Mutex<Kept>>,
     clock: Arc<dyn Clock>,
     gpu: u8,
     claim: Option<PartClaim>,
@@ -48,8 +47,7 @@ pub struct Room {
 impl Drop for Room {
     fn drop(&mut self) {
         if let Some(claim) = self.claim.take() {
-            // Nobody was told of it: there is nothing to tell.
-            lock(&self.catalog).finish_part(self.clock.now(), &claim, None, |_, _, _| 0);
+            lock(&self.kept).give_up(self.clock.now(), &claim);
         }
     }
 }
@@ -58,12 +56,14 @@ impl HotPool {
     /// Room in a GPU's pool for the beginning of a chain, as far as there is some: a block goes there behind its parent
     /// only, and not twice.
     pub fn reserve(self: &Arc<Self>, gpu: u8, chain: impl IntoIterator<Item = Fresh>) -> Vec<Room> {
-        let claimed = chain.into_iter().take(CHECKED_BLOCKS_MAX).map_while(|fresh| match self.claim(gpu, fresh) {
-            Reserve::Write(claim) => {
-                let (catalog, clock) = (Arc::clone(&self.catalog), Arc::clone(&self.clock));
-                Some(Room { catalog, clock, gpu, slot: claim.slot, claim: Some(claim) })
+        let claimed = chain.into_iter().take(CHECKED_BLOCKS_MAX).map_while(|fresh| {
+            match self.claim(Piece::whole(gpu, fresh.length), &fresh) {
+                Reserve::Write(claim) => {
+                    let (kept, clock) = (Arc::clone(&self.kept), Arc::clone(&self.clock));
+                    Some(Room { kept, clock, gpu, slot: claim.slot, claim: Some(claim) })
+                }
+                _ => None,
             }
-            _ => None,
         });
         let rooms = claimed.collect();
         self.teller.tell();
@@ -82,7 +82,7 @@ impl HotPool {
             let mut found = 0;
             for ((mut room, header), sealed) in filled.into_iter().zip(sealed) {
                 let Some(claim) = room.claim.take_if(|_| sealed) else { break };
-                if !pool.settle(room.gpu, &claim, Some(header.crc)) {
+                if !pool.settle(room.gpu, &claim, header.block, Some((header.crc, (header.length, header.crc)))) {
                     break;
                 }
                 found += 1;

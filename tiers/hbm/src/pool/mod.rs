@@ -6,6 +6,8 @@
 //! tier, and so are their tests. A copy here is *one more* copy: the engine's catalog does not know of it and keeps its own
 //! promises without it; what is evicted here is only slower to get.
 //!
+//! A block may be in several GPUs' pools, whole or in pieces: see [`Piece`].
+//!
 //! ```text
 //! promote   host slot held by the caller ─► room made, slot reserved ─► verified, uploaded ─► found by `hold`
 //! reserve   room for blocks that a worker saves ─► gathered by the GPU ─► `fill` with their headers ─► found by `hold`
@@ -23,6 +25,8 @@
 //! Nothing survives a crash. A hold of a block that was forgotten keeps its slot until it is dropped (INV-8).
 
 mod fresh;
+mod kept;
+mod piece;
 mod share;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -32,9 +36,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures::channel::oneshot;
-use kvtier_engine::catalog::plan::{
-    BlockIndex, Decline, LoadPlan, PartClaim, PartOutcome, PutPlan, Reserve, TierCount,
-};
+use kvtier_engine::catalog::plan::{BlockIndex, Decline, LoadPlan, PartClaim, PutPlan, Reserve, TierCount};
 use kvtier_engine::catalog::{Catalog, CatalogSettings, HOST_DOMAIN_COUNT_MAX};
 use kvtier_engine::flow::annex::Fetched;
 use kvtier_engine::header::SlotHeader;
@@ -49,11 +51,14 @@ use kvtier_identity::BlockId;
 pub use kvtier_engine::catalog::plan::PinError;
 
 pub use self::fresh::{Fresh, Room};
+use self::kept::{Kept, lock};
+pub use self::piece::Piece;
+use self::piece::{Origin, Places};
 pub use self::share::shares;
 pub use crate::chain::Keep;
 use crate::news::Teller;
 pub use crate::news::{Listener, PoolNews};
-use crate::tier::HbmTier;
+use crate::tier::{HbmTier, Upload};
 
 /// Stores never overlap in a slot, and nothing survives a restart: one generation does for all.
 const GENERATION: u64 = 1;
@@ -88,7 +93,7 @@ pub struct HotPool {
     tier: HbmTier,
     clock: Arc<dyn Clock>,
     spawn: Arc<dyn Spawn>,
-    catalog: Arc<Mutex<Catalog>>,
+    kept: Arc<Mutex<Kept>>,
     pin_bytes_max: u64,
     warmth: Mutex<Warmth>,
     teller: Teller,
@@ -109,28 +114,25 @@ struct Wish {
 
 /// A block that stays in its pool until this is dropped.
 pub struct Hold {
-    catalog: Arc<Mutex<Catalog>>,
+    kept: Arc<Mutex<Kept>>,
     index: BlockIndex,
+    id: BlockId,
     /// Where it is.
     pub slot: Slot,
-    /// What its header says.
+    /// What its header says: length and checksum of the piece.
     pub expect: Expect,
 }
 
 impl Drop for Hold {
     fn drop(&mut self) {
         // Volatile tiers have nothing to journal.
-        let _ = lock(&self.catalog).unhold(self.index);
+        let _ = lock(&self.kept).catalog.unhold(self.index);
     }
-}
-
-fn lock(catalog: &Mutex<Catalog>) -> MutexGuard<'_, Catalog> {
-    catalog.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl HotPool {
     /// An empty pool in these parts of the GPUs' pools, which nobody else uses; `None` when none has room. `pin_bytes_max`
-    /// bounds what a space may pin. `listener` hears of every block that comes and goes.
+    /// bounds what a space may pin, for each GPU: a pinned block may be on all of them. `listener` hears of every block that comes and goes.
     pub fn new(
         tier: HbmTier,
         geometry: Vec<DeviceGeometry>,
@@ -154,11 +156,13 @@ impl HotPool {
             pending_count_max: PROMOTIONS_MAX,
             pin_count_max: PINS_MAX,
         };
-        let catalog = Arc::new(Mutex::new(Catalog::new(settings)));
+        let kept = Kept { catalog: Catalog::new(settings), places: Places::default() };
+        let kept = Arc::new(Mutex::new(kept));
         let warmth = Mutex::new(Warmth { seen: Seen::new(SEEN_MAX), wishes: BTreeMap::new() });
         let (hits, stores) = Default::default();
         let (gpus, teller) = (tier.device_count() as u16, Teller::new(listener));
-        let pool = Arc::new(Self { tier, clock, spawn, catalog, pin_bytes_max, warmth, teller, hits, stores });
+        let pin_bytes_max = pin_bytes_max.saturating_mul(gpus.into());
+        let pool = Arc::new(Self { tier, clock, spawn, kept, pin_bytes_max, warmth, teller, hits, stores });
         for gpu in 0..gpus {
             let own = Arc::downgrade(&pool);
             let lose = move |cause: &str| {
@@ -171,11 +175,12 @@ impl HotPool {
         Some(pool)
     }
 
-    /// Copies a block to a GPU's pool, making room by evicting colder ones. Goes on when the future is dropped: the slot
-    /// here, and `keep`, which holds the host slot `from`, belong to the promotion until the device is done (INV-8).
+    /// Copies a block, or the piece of it, to a GPU's pool, making room by evicting colder ones. `header` is the whole block's.
+    /// Goes on when the future is dropped: the slot here, and `keep`, which holds the host slot `from`, belong to the promotion
+    /// until the device is done (INV-8).
     pub fn promote(
         self: &Arc<Self>,
-        device: u8,
+        piece: Piece,
         header: SlotHeader,
         space: u32,
         from: Slot,
@@ -183,10 +188,10 @@ impl HotPool {
     ) -> BoxFuture<Promotion> {
         let fresh =
             Fresh { block: header.block, space, key: header.key.clone(), parent: header.parent, length: header.length };
-        let reserved = self.claim(device, fresh);
+        let reserved = self.claim(piece, &fresh);
         self.teller.tell();
         let refused = match reserved {
-            Reserve::Write(claim) => return self.upload(device, claim, header, from, keep),
+            Reserve::Write(claim) => return self.upload(piece, claim, header, from, keep),
             Reserve::Duplicate | Reserve::PartTaken => Promotion::Duplicate,
             Reserve::Declined(why) => Promotion::Declined(why),
             Reserve::Disagrees(_) => Promotion::Declined(Decline::UnderWay),
@@ -194,66 +199,69 @@ impl HotPool {
         Box::pin(ready(refused))
     }
 
-    /// A slot for a block, making room by evicting colder ones. To be told of by the caller, and ended with `settle`.
-    fn claim(&self, gpu: u8, fresh: Fresh) -> Reserve {
+    /// A slot for a piece, making room by evicting colder ones. To be told of by the caller, and ended with `settle`. Blocks of
+    /// a chain are equally long, or a child does not find its parent and is declined.
+    fn claim(&self, piece: Piece, fresh: &Fresh) -> Reserve {
         let now = self.clock.now();
         let plan = PutPlan {
-            block: fresh.block,
+            block: piece.id_in(fresh.block, fresh.length),
             space: fresh.space,
-            domain: gpu,
-            key: fresh.key,
-            parent: fresh.parent,
-            part_bytes: vec![fresh.length],
+            domain: piece.gpu,
+            key: fresh.key.clone(),
+            parent: fresh.parent.map(|parent| piece.id_in(parent, fresh.length)),
+            part_bytes: vec![piece.bytes],
             part: 0,
             deadline: now.after(PROMOTION_PATIENCE),
         };
-        let mut catalog = self.catalog();
-        let reserved = catalog.reserve(now, plan);
-        if let Reserve::Write(claim) = &reserved {
-            self.teller.note_removed(&claim.records);
-        }
+        let origin = Origin { gpu: piece.gpu, block: fresh.block, parent: fresh.parent };
+        let mut kept = self.kept();
+        let (reserved, news) = kept.reserve(now, plan, origin);
+        self.teller.note(news);
         reserved
     }
 
     fn upload(
         self: &Arc<Self>,
-        gpu: u8,
+        piece: Piece,
         claim: PartClaim,
         header: SlotHeader,
         from: Slot,
         keep: Keep,
     ) -> BoxFuture<Promotion> {
         let header = SlotHeader { generation: GENERATION, ..header };
-        let crc = header.crc;
-        let stored = self.tier.store_keeping(Store { from, to: claim.slot, header }, keep);
+        let (block, whole) = (header.block, (header.length, header.crc));
+        let store = Store { from, to: claim.slot, header };
+        let uploaded = self.tier.upload(Upload { store, piece: (piece.offset, piece.bytes) }, keep);
         let pool = Arc::clone(self);
         self.run("hbm promote", async move {
-            let outcome = stored.await.pop();
-            let written = outcome == Some(StoreOutcome::Written);
-            let visible = pool.settle(gpu, &claim, written.then_some(crc));
+            let (outcome, crc) = uploaded.await.pop().unwrap_or((StoreOutcome::Failed(TierError::Closed), 0));
+            let written = outcome == StoreOutcome::Written;
+            let visible = pool.settle(piece.gpu, &claim, block, written.then_some((crc, whole)));
             match outcome {
-                Some(StoreOutcome::Written) if visible => Promotion::Stored,
-                Some(StoreOutcome::Written) => Promotion::GivenUp,
-                Some(StoreOutcome::Corrupt(why)) => Promotion::Corrupt(why),
-                Some(StoreOutcome::Failed(error)) => Promotion::Failed(error),
-                None => Promotion::Failed(TierError::Closed),
+                StoreOutcome::Written if visible => Promotion::Stored,
+                StoreOutcome::Written => Promotion::GivenUp,
+                StoreOutcome::Corrupt(why) => Promotion::Corrupt(why),
+                StoreOutcome::Failed(error) => Promotion::Failed(error),
             }
         })
     }
 
-    /// Ends a claim: the block is found from now on, with this checksum, or given up. Whether it is found.
-    fn settle(&self, gpu: u8, claim: &PartClaim, crc: Option<u32>) -> bool {
-        let one_part = |_, _, _| unreachable!("a block here has one part");
+    /// Ends a claim of a copy of a block: it is found from now on, with its own checksum and the block's length and checksum, or
+    /// given up. Whether it is found.
+    fn settle(&self, gpu: u8, claim: &PartClaim, block: BlockId, written: Option<(u32, (u32, u32))>) -> bool {
         let now = self.clock.now();
         let visible = {
-            let mut catalog = self.catalog();
-            match catalog.finish_part(now, claim, crc, one_part) {
-                PartOutcome::Visible { record, .. } => {
-                    self.teller.note_stored(gpu, record);
-                    true
+            let mut kept = self.kept();
+            let news = match written {
+                Some((crc, whole)) => kept.finish(now, claim, crc, whole),
+                None => {
+                    kept.give_up(now, claim);
+                    None
                 }
-                PartOutcome::Incomplete | PartOutcome::GivenUp => false,
-            }
+            };
+            let visible = news.is_some();
+            self.teller.note(news.into_iter().flatten());
+            visible
         };
         self.teller.tell();
         if let Some(cause) = self.tier.lost(gpu.into()) {
@@ -261,41 +269,43 @@ impl HotPool {
             self.lose(gpu, &cause);
         }
         if visible {
+            self.grant(block);
             self.stores.fetch_add(1, Ordering::Relaxed);
-            self.grant(claim.block);
         }
         visible
     }
 
-    /// Holds the longest prefix of `chain` that is in the pools, each block with the length and checksum the engine knows.
-    pub fn hold(&self, chain: &[(BlockId, u32, u32)]) -> Vec<Hold> {
+    /// Holds this piece of the longest prefix of `chain` of which it is in the pool, of blocks with the length and checksum the
+    /// engine knows.
+    pub fn hold(&self, piece: Piece, chain: &[(BlockId, u32, u32)]) -> Vec<Hold> {
         let now = self.clock.now();
-        let blocks: Vec<BlockId> = chain.iter().map(|(block, ..)| *block).collect();
-        let mut catalog = self.catalog();
-        let found = catalog.lookup(&blocks, &mut Vec::new());
+        let ids: Vec<BlockId> = chain.iter().map(|(block, length, _)| piece.id_in(*block, *length)).collect();
+        let mut kept = self.kept();
+        let found = kept.catalog.lookup(&ids, &mut Vec::new());
         let mut held = Vec::with_capacity(found);
-        for (block, length, crc) in &chain[..found] {
-            let LoadPlan::Resident(copy) = catalog.begin_load_block(now, *block) else { break };
-            if (copy.length, copy.crc) != (*length, *crc) {
-                let _ = catalog.unhold(copy.index);
-                self.teller.note_removed(&catalog.delete(now, *block).unwrap_or_default());
+        for ((block, length, crc), id) in chain.iter().zip(ids).take(found) {
+            let LoadPlan::Resident(copy) = kept.catalog.begin_load_block(now, id) else { break };
+            if kept.places.whole_of(id) != Some((*length, *crc)) {
+                let _ = kept.catalog.unhold(copy.index);
+                self.teller.note(kept.delete(now, id));
                 break;
             }
-            let expect = Expect { block: *block, length: *length, crc: *crc, generation: GENERATION };
-            held.push(Hold { catalog: Arc::clone(&self.catalog), index: copy.index, slot: copy.slot, expect });
+            let expect = Expect { block: *block, length: copy.length, crc: copy.crc, generation: GENERATION };
+            held.push(Hold { kept: Arc::clone(&self.kept), index: copy.index, id, slot: copy.slot, expect });
         }
-        drop(catalog);
+        drop(kept);
         self.teller.tell();
         self.hits.fetch_add(held.len() as u64, Ordering::Relaxed);
         held
     }
 
-    /// Whether a block that was just used is worth a place: it was used lately, or is wished for.
-    pub fn wants(&self, block: BlockId) -> bool {
+    /// Whether this piece of a block of that length, which was just used, is worth a place: it was used lately, or the block is
+    /// wished for.
+    pub fn wants(&self, piece: Piece, block: BlockId, length: u32) -> bool {
         let now = self.clock.now();
         let mut warmth = self.warmth();
         warmth.wishes.retain(|_, wish| wish.deadline > now);
-        let again = warmth.seen.note(block.0 as u64);
+        let again = warmth.seen.note(piece.id_in(block, length).0 as u64);
         again || warmth.wishes.values().any(|wish| wish.blocks.contains(&block))
     }
 
@@ -350,13 +360,13 @@ impl HotPool {
     /// Copies a held block into a host slot of the caller and verifies it there. Goes on when the future is dropped; `keep`
     /// owns the host slot. A copy that does not verify is forgotten.
     pub fn demote(self: &Arc<Self>, held: Hold, into: Slot, keep: Keep) -> BoxFuture<LoadOutcome> {
-        let (from, expect) = (held.slot, held.expect);
+        let (from, expect, id) = (held.slot, held.expect, held.id);
         let loaded = self.tier.load_keeping(Load { from, into, expect }, Box::new((held, keep)));
         let pool = Arc::clone(self);
         self.run("hbm demote", async move {
             let outcome = loaded.await.pop().unwrap_or(LoadOutcome::Failed(TierError::Closed));
             if matches!(outcome, LoadOutcome::Corrupt(_)) {
-                pool.forget_corrupt(expect.block, expect.crc);
+                pool.forget_corrupt_copy(id, expect.crc);
             }
             outcome
         })
@@ -365,7 +375,9 @@ impl HotPool {
     /// Copies a block into a host slot, if it is here with these bytes, and verifies it there. Goes on when the future is
     /// dropped.
     pub fn fetch(self: &Arc<Self>, expect: &Expect, into: Slot) -> Option<BoxFuture<Fetched>> {
-        let held = self.hold(&[(expect.block, expect.length, expect.crc)]).pop()?;
+        let block = [(expect.block, expect.length, expect.crc)];
+        let gpus = 0..u8::try_from(self.tier.device_count()).unwrap_or(u8::MAX);
+        let held = gpus.into_iter().find_map(|gpu| self.hold(Piece::whole(gpu, expect.length), &block).pop())?;
         let written = Arc::new(());
         let writes = Arc::downgrade(&written);
         let demoted = self.demote(held, into, Box::new(written));
@@ -402,15 +414,16 @@ impl HotPool {
     /// Holds blocks under a name for so long; a pin of that name is replaced. Those that are not here are left out.
     pub fn pin(&self, space: u32, name: &str, blocks: &[BlockId], ttl: Duration) -> Result<u64, PinError> {
         let now = self.clock.now();
-        let mut catalog = self.catalog();
-        let here: Vec<_> = blocks.iter().filter_map(|block| Some(catalog.peek(*block)?.index)).collect();
-        catalog.pin(now, space, name, &here, now.after(ttl), self.pin_bytes_max)
+        let mut kept = self.kept();
+        let copies = blocks.iter().flat_map(|block| kept.places.of(*block));
+        let here: Vec<_> = copies.filter_map(|id| Some(kept.catalog.peek(id)?.index)).collect();
+        kept.catalog.pin(now, space, name, &here, now.after(ttl), self.pin_bytes_max)
     }
 
     /// Ends a pin; false: there is none of that name.
     pub fn unpin(&self, space: u32, name: &str) -> bool {
         self.warmth().wishes.remove(&(space, name.to_owned()));
-        self.catalog().unpin(space, name).is_some()
+        self.kept().catalog.unpin(space, name).is_some()
     }
 
     /// The engine has removed the block: nobody finds it here any more, and its slot is free when nobody holds it.
@@ -421,45 +434,59 @@ impl HotPool {
     /// The same for many.
     pub fn forget_all(&self, blocks: &[BlockId]) {
         let now = self.clock.now();
-        let mut catalog = self.catalog();
-        for block in blocks {
-            self.teller.note_removed(&catalog.delete(now, *block).unwrap_or_default());
+        let mut kept = self.kept();
+        let copies: Vec<_> = blocks.iter().flat_map(|block| kept.places.of(*block)).collect();
+        for id in copies {
+            self.teller.note(kept.delete(now, id));
         }
-        drop(catalog);
+        drop(kept);
         self.teller.tell();
     }
 
-    /// A copy that is known by this checksum does not verify: nobody finds it any more, and it is counted.
-    pub fn forget_corrupt(&self, block: BlockId, crc: u32) {
-        let mut catalog = self.catalog();
-        self.teller.note_removed(&catalog.condemn_host(self.clock.now(), block, crc));
-        drop(catalog);
+    /// This piece of a block of that length and checksum does not verify: nobody finds it any more, and it is counted.
+    pub fn forget_corrupt(&self, piece: Piece, block: BlockId, whole: (u32, u32)) {
+        let id = piece.id_in(block, whole.0);
+        let crc = {
+            let kept = self.kept();
+            let copy = kept.catalog.peek(id).filter(|_| kept.places.whole_of(id) == Some(whole));
+            copy.map(|copy| kept.catalog.crc_of(copy.index))
+        };
+        if let Some(crc) = crc {
+            self.forget_corrupt_copy(id, crc);
+        }
+    }
+
+    /// A copy that is known by this checksum does not verify.
+    fn forget_corrupt_copy(&self, id: BlockId, crc: u32) {
+        let now = self.clock.now();
+        let mut kept = self.kept();
+        self.teller.note(kept.condemn(now, id, crc));
+        drop(kept);
         self.teller.tell();
     }
 
     /// A GPU is lost with its pool.
     fn lose(&self, gpu: u8, cause: &str) {
         let now = self.clock.now();
-        let mut catalog = self.catalog();
-        for block in self.teller.note_lost(gpu, cause) {
-            let _ = catalog.delete(now, block);
-        }
-        drop(catalog);
+        let mut kept = self.kept();
+        self.teller.note([PoolNews::Lost { gpu, cause: cause.to_owned() }]);
+        kept.lose(now, gpu);
+        drop(kept);
         self.teller.tell();
     }
 
     /// What all pools hold.
     pub fn count(&self) -> TierCount {
-        self.catalog().count().host
+        self.kept().catalog.count().host
     }
 
-    /// The catalog, with what is past its deadline ended.
-    fn catalog(&self) -> MutexGuard<'_, Catalog> {
+    /// What is kept, with what is past its deadline ended.
+    fn kept(&self) -> MutexGuard<'_, Kept> {
         let now = self.clock.now();
-        let mut catalog = lock(&self.catalog);
-        while catalog.next_deadline().is_some_and(|deadline| deadline <= now) {
-            catalog.expire(now);
+        let mut kept = lock(&self.kept);
+        while kept.catalog.next_deadline().is_some_and(|deadline| deadline <= now) {
+            kept.catalog.expire(now);
         }
-        catalog
+        kept
     }
 }

@@ -16,6 +16,7 @@ use kvtier_engine::port::{
 };
 
 pub use check::reason;
+pub(crate) use store::{Upload, Uploaded};
 
 use crate::chain::Keep;
 use crate::device::Device;
@@ -196,12 +197,13 @@ impl HbmTier {
         self.shared.devices.iter().map(|device| device.gpu().properties().uuid.clone()).collect()
     }
 
-    /// As [`Tier::store`], and lets `keep` go once the device is done with it, even when that is later than the answer.
-    pub(crate) fn store_keeping(&self, store: Store, keep: Keep) -> BoxFuture<Vec<StoreOutcome>> {
-        store::start(self, vec![store], Some(keep))
+    /// As [`Tier::store`], of a piece of a block, and lets `keep` go once the device is done with it, even when that is later
+    /// than the answer.
+    pub(crate) fn upload(&self, upload: Upload, keep: Keep) -> BoxFuture<Vec<Uploaded>> {
+        store::upload(self, vec![upload], Some(keep))
     }
 
-    /// As [`Tier::load`], and the same.
+    /// As [`Tier::load`], and lets `keep` go in the same way.
     pub(crate) fn load_keeping(&self, load: Load, keep: Keep) -> BoxFuture<Vec<LoadOutcome>> {
         load::start(self, vec![load], Some(keep))
     }
@@ -256,7 +258,7 @@ impl Tier for HbmTier {
     }
 
     fn store(&self, batch: Vec<Store>) -> BoxFuture<Vec<StoreOutcome>> {
-        store::start(self, batch, None)
+        store::start(self, batch)
     }
 
     fn load(&self, batch: Vec<Load>) -> BoxFuture<Vec<LoadOutcome>> {
