@@ -409,6 +409,22 @@ fn pins_hold_within_their_quota_until_their_deadline() {
 }
 
 #[test]
+fn a_block_is_added_to_a_pin_within_its_quota_and_ends_with_it() {
+    let mut catalog = Catalog::new(settings(1, 0));
+    let blocks = put_chain(&mut catalog, 0, 3);
+    assert_eq!(catalog.pin_also(1, "a", blocks[0], 10_000), Ok(false), "there is no such pin");
+    assert_eq!(catalog.pin(at(0), 1, "a", &[], at(50), 10_000), Ok(0));
+    assert_eq!([0, 1].map(|number| catalog.pin_also(1, "a", blocks[number], 10_000)), [Ok(true), Ok(true)]);
+    let quota = PinError::Quota { asked: 4096, used: 8192, max: 10_000 };
+    assert_eq!(catalog.pin_also(1, "a", blocks[2], 10_000), Err(quota));
+    assert_eq!((catalog.count().pinned_bytes, catalog.count().held_blocks), (8192, 2));
+    catalog.check().expect("consistent");
+    assert_eq!(catalog.expire(at(50)).pins, 1);
+    assert_eq!((catalog.count().pinned_bytes, catalog.count().held_blocks), (0, 0));
+    catalog.check().expect("consistent");
+}
+
+#[test]
 fn an_extent_changes_hands_when_another_size_needs_it() {
     let mut catalog = Catalog::new(settings(3, 0));
     put_chain(&mut catalog, 0, 12);

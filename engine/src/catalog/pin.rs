@@ -7,7 +7,7 @@ use crate::port::{Moment, Record};
 
 #[derive(Debug)]
 pub(super) struct Pin {
-    pub(super) blocks: Box<[BlockIndex]>,
+    pub(super) blocks: Vec<BlockIndex>,
     pub(super) payload_bytes: u64,
     deadline: Moment,
 }
@@ -51,6 +51,21 @@ impl Catalog {
         self.due.insert((deadline, Due::Pin(space, key.1.clone())));
         self.pins.insert(key, Pin { blocks: blocks.into(), payload_bytes: asked, deadline });
         Ok(asked)
+    }
+
+    /// Adds a block to a pin that there is, within the same bounds; false: there is none of that name.
+    pub fn pin_also(&mut self, space: u32, name: &str, block: BlockIndex, bytes_max: u64) -> Result<bool, PinError> {
+        let Some(pin) = self.pins.get_mut(&(space, Box::from(name))) else { return Ok(false) };
+        let asked = u64::from(self.blocks.get(block.0).length);
+        let sum = self.spaces.entry(space).or_default();
+        if sum.pinned_bytes.saturating_add(asked) > bytes_max {
+            return Err(PinError::Quota { asked, used: sum.pinned_bytes, max: bytes_max });
+        }
+        sum.pinned_bytes += asked;
+        pin.payload_bytes += asked;
+        pin.blocks.push(block);
+        self.hold(block.0);
+        Ok(true)
     }
 
     /// Ends a pin; `None`: there is none of that name. The records are to be journaled (see `unhold`).

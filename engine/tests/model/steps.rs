@@ -274,6 +274,9 @@ impl World {
             assert_eq!(ended.is_some(), self.pins.remove(&pin).is_some());
             return;
         }
+        if b.is_multiple_of(7) {
+            return self.pin_also(pin, a);
+        }
         let blocks = self.prefix(a);
         let bytes: u64 = blocks.iter().map(|index| self.length_at(*index)).sum();
         let used = self.pins.iter().filter(|(other, _)| other.0 == space && **other != pin).map(|(_, pin)| pin.2).sum();
@@ -292,6 +295,23 @@ impl World {
             Err(PinError::TooMany) => {
                 assert_eq!(self.pins.len(), 3);
                 self.coverage.note("too many pins");
+            }
+        }
+    }
+
+    fn pin_also(&mut self, name: (u32, String), a: u16) {
+        let Some(block) = self.prefix(a).pop() else { return };
+        let (asked, max) = (self.length_at(block), 60_000);
+        let used: u64 = self.pins.iter().filter(|(other, _)| other.0 == name.0).map(|(_, pin)| pin.2).sum();
+        let added = self.catalog.pin_also(name.0, &name.1, block, max);
+        match self.pins.get_mut(&name) {
+            None => assert_eq!(added, Ok(false)),
+            Some(_) if asked + used > max => assert_eq!(added, Err(PinError::Quota { asked, used, max })),
+            Some((_, blocks, bytes)) => {
+                assert_eq!(added, Ok(true));
+                blocks.push(block);
+                *bytes += asked;
+                self.coverage.note("added to a pin");
             }
         }
     }

@@ -7,7 +7,7 @@ use kvtier_engine::port::{Clock, Moment};
 
 use super::hbm::Opened;
 
-/// Host memory that is pinned in a second at least: NVIDIA's driver takes about ten times as much.
+/// What a driver that works pins in a second, however slow: usually it is about ten times as much.
 const PINNED_BYTES_A_SECOND: u64 = 1 << 30;
 
 /// What became of it, once something has.

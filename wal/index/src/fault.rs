@@ -1,6 +1,7 @@
 //! What RocksDB says, told in the port's three kinds of error.
 
 use std::path::Path;
+use std::time::Duration;
 
 use kvtier_engine::port::IndexError;
 use rocksdb::ErrorKind;
@@ -27,10 +28,24 @@ pub(crate) fn full(path: &Path, what: impl std::fmt::Display) -> IndexError {
 pub(crate) fn running(path: &Path, error: &rocksdb::Error) -> IndexError {
     match error.kind() {
         ErrorKind::Corruption => corrupt(path, error),
-        ErrorKind::IOError if is_no_space(error) => full(path, error),
-        ErrorKind::IOError => unavailable(path, format_args!("{error}; if it persists, check the disk and restart")),
+        ErrorKind::IOError | ErrorKind::Incomplete if is_no_space(error) => full(path, error),
+        ErrorKind::IOError | ErrorKind::Incomplete => {
+            unavailable(path, format_args!("{error}; if it persists, check the disk and restart"))
+        }
         _ => unavailable(path, error),
     }
+}
+
+/// Whether a write was refused only because the buffers are full. When they are full for good RocksDB says the same kind of
+/// error, with why a flush has failed.
+pub(crate) fn is_stall(error: &rocksdb::Error) -> bool {
+    error.kind() == ErrorKind::Incomplete && error.as_ref().contains("Write stall")
+}
+
+/// RocksDB has taken no writes for so long.
+pub(crate) fn stalled(path: &Path, lasted: Duration) -> IndexError {
+    let what = format_args!("no writes are taken for {lasted:?}; if it persists, check the disk and restart");
+    unavailable(path, what)
 }
 
 /// Sorts an error of an opening RocksDB. `CURRENT` and the manifest it names were there when this is asked.

@@ -42,6 +42,7 @@ pub mod order;
 mod rebuild;
 pub mod rocks;
 pub mod settings;
+mod stall;
 pub mod store;
 mod tuning;
 

@@ -59,6 +59,11 @@ impl Default for IndexSettings {
 }
 
 impl IndexSettings {
+    /// What all write buffers hold at most.
+    pub(crate) fn buffers_bytes(&self) -> u64 {
+        self.write_buffer_bytes.saturating_mul(5)
+    }
+
     /// All problems, in the order of the fields; empty when there are none.
     pub fn validate(&self) -> Vec<SettingProblem> {
         let fields: [(&'static str, u64, RangeInclusive<u64>); 6] = [

@@ -6,12 +6,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use kvtier_engine::place::Slot;
 use kvtier_engine::port::{IndexChange, IndexEntry, IndexError, SpaceRecord};
 use kvtier_identity::BlockId;
+use rocksdb::properties::IS_WRITE_STOPPED;
 use rocksdb::{ColumnFamily, DB, DBRawIterator, WriteBatch};
 
 use crate::columns::{self, BLOCKS, META, QUARANTINE, SPACES};
 use crate::lock::DirectoryLock;
 use crate::opening::{self, Facts, Opened, all_columns, column, sealed};
 use crate::settings::IndexSettings;
+use crate::stall::Stall;
 use crate::{BATCH_LEN_MAX, LOOKUP_LEN_MAX, codec, fault, tuning};
 
 /// Blocks of one call into RocksDB; it sorts them and works through files in order.
@@ -28,21 +30,24 @@ pub struct Store {
     applied: AtomicU64,
     flushed: AtomicU64,
     free_bytes_min: u64,
+    /// What all buffers hold at most: room for less, and a stall may never end.
+    buffers_bytes: u64,
     _lock: DirectoryLock,
 }
 
 impl Store {
     /// Opens the index in `path`, or creates an empty one.
     pub fn open(path: &Path, settings: &IndexSettings) -> Result<Self, IndexError> {
-        Ok(Self::from_opened(path, opening::open(path, settings)?, settings.free_bytes_min))
+        let opened = opening::open(path, settings)?;
+        Ok(Self::from_opened(path, opened, settings.free_bytes_min, settings.buffers_bytes()))
     }
 
     /// Opens an existing index for reading alone.
     pub(crate) fn open_read_only(path: &Path) -> Result<Self, IndexError> {
-        Ok(Self::from_opened(path, opening::open_read_only(path)?, 0))
+        Ok(Self::from_opened(path, opening::open_read_only(path)?, 0, 0))
     }
 
-    fn from_opened(path: &Path, opened: Opened, free_bytes_min: u64) -> Self {
+    fn from_opened(path: &Path, opened: Opened, free_bytes_min: u64, buffers_bytes: u64) -> Self {
         let Opened { db, lock, facts } = opened;
         Self {
             path: path.to_owned(),
@@ -51,6 +56,7 @@ impl Store {
             applied: AtomicU64::new(facts.covered),
             flushed: AtomicU64::new(facts.covered),
             free_bytes_min,
+            buffers_bytes,
             _lock: lock,
         }
     }
@@ -91,23 +97,37 @@ impl Store {
             let what = format_args!("a batch has {} changes, at most {BATCH_LEN_MAX} are allowed", changes.len());
             return Err(fault::unavailable(&self.path, what));
         }
-        self.check_room()?;
-        self.db
-            .write_opt(self.batch(changes, covers), &tuning::write())
-            .map_err(|error| fault::running(&self.path, &error))?;
+        // RocksDB can live through a full disk, but only a flush that has room keeps what was applied.
+        self.check_room(self.free_bytes_min)?;
+        let mut stall = Stall::new();
+        while let Err(error) = self.db.write_opt(self.batch(changes, covers), &tuning::write()) {
+            if !fault::is_stall(&error) {
+                return Err(fault::running(&self.path, &error));
+            }
+            self.wait_out(&mut stall)?;
+        }
         self.applied.store(covers, Ordering::Release);
         Ok(())
     }
 
-    /// RocksDB can live through a full disk, but only a flush that has room keeps what was applied.
-    fn check_room(&self) -> Result<(), IndexError> {
-        if self.free_bytes_min == 0 {
+    fn wait_out(&self, stall: &mut Stall) -> Result<(), IndexError> {
+        let has_room = || self.check_room(self.buffers_bytes);
+        stall.wait(|| self.is_stopped(), has_room, |patience| fault::stalled(&self.path, patience))
+    }
+
+    /// Whether RocksDB takes no writes until a flush has ended.
+    fn is_stopped(&self) -> bool {
+        self.db.property_int_value(IS_WRITE_STOPPED).ok().flatten().unwrap_or(0) > 0
+    }
+
+    fn check_room(&self, free_bytes_min: u64) -> Result<(), IndexError> {
+        if free_bytes_min == 0 {
             return Ok(());
         }
         let stat = rustix::fs::statvfs(&self.path).map_err(|error| fault::unavailable(&self.path, error))?;
         let free_bytes = stat.f_bavail.saturating_mul(stat.f_frsize);
-        if free_bytes < self.free_bytes_min {
-            let what = format_args!("{free_bytes} bytes are free, the index needs {}", self.free_bytes_min);
+        if free_bytes < free_bytes_min {
+            let what = format_args!("{free_bytes} bytes are free, the index needs {free_bytes_min}");
             return Err(fault::full(&self.path, what));
         }
         Ok(())
@@ -234,6 +254,10 @@ impl Store {
     /// Flushes every column family in one step; returns the position now on stable storage.
     pub fn flush(&self) -> Result<u64, IndexError> {
         let applied = self.applied();
+        if self.is_stopped() {
+            // A flush would wait like a write, and cannot be told not to.
+            self.wait_out(&mut Stall::new())?;
+        }
         self.db
             .flush_cfs_opt(&all_columns(&self.db), &tuning::flush())
             .map_err(|error| fault::running(&self.path, &error))?;

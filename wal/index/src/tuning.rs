@@ -88,10 +88,11 @@ fn table(cache: &Cache) -> BlockBasedOptions {
     table
 }
 
-/// How batches are written: never to RocksDB's own log.
+/// How batches are written: never to RocksDB's own log, and refused instead of kept waiting (see [`crate::stall`]).
 pub(crate) fn write() -> WriteOptions {
     let mut options = WriteOptions::default();
     options.disable_wal(true);
+    options.set_no_slowdown(true);
     options
 }
 

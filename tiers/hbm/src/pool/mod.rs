@@ -66,7 +66,7 @@ const GENERATION: u64 = 1;
 const PROMOTION_PATIENCE: Duration = Duration::from_secs(60);
 const PROMOTIONS_MAX: u32 = 4096;
 const PINS_MAX: u32 = 4096;
-/// Blocks that are remembered as seen once.
+/// Blocks that are remembered as seen once, for each GPU.
 const SEEN_MAX: usize = 1 << 16;
 /// Blocks of all wishes.
 const WISHED_MAX: usize = 1 << 20;
@@ -132,7 +132,8 @@ impl Drop for Hold {
 
 impl HotPool {
     /// An empty pool in these parts of the GPUs' pools, which nobody else uses; `None` when none has room. `pin_bytes_max`
-    /// bounds what a space may pin, for each GPU: a pinned block may be on all of them. `listener` hears of every block that comes and goes.
+    /// bounds what a space may pin, for each GPU: a pinned block may be on all of them. `listener` hears of every block that
+    /// comes and goes.
     pub fn new(
         tier: HbmTier,
         geometry: Vec<DeviceGeometry>,
@@ -158,9 +159,10 @@ impl HotPool {
         };
         let kept = Kept { catalog: Catalog::new(settings), places: Places::default() };
         let kept = Arc::new(Mutex::new(kept));
-        let warmth = Mutex::new(Warmth { seen: Seen::new(SEEN_MAX), wishes: BTreeMap::new() });
-        let (hits, stores) = Default::default();
         let (gpus, teller) = (tier.device_count() as u16, Teller::new(listener));
+        let seen = Seen::new(SEEN_MAX * usize::from(gpus));
+        let warmth = Mutex::new(Warmth { seen, wishes: BTreeMap::new() });
+        let (hits, stores) = Default::default();
         let pin_bytes_max = pin_bytes_max.saturating_mul(gpus.into());
         let pool = Arc::new(Self { tier, clock, spawn, kept, pin_bytes_max, warmth, teller, hits, stores });
         for gpu in 0..gpus {
@@ -269,7 +271,7 @@ impl HotPool {
             self.lose(gpu, &cause);
         }
         if visible {
-            self.grant(block);
+            self.grant(block, claim.block);
             self.stores.fetch_add(1, Ordering::Relaxed);
         }
         visible
@@ -285,7 +287,12 @@ impl HotPool {
         let mut held = Vec::with_capacity(found);
         for ((block, length, crc), id) in chain.iter().zip(ids).take(found) {
             let LoadPlan::Resident(copy) = kept.catalog.begin_load_block(now, id) else { break };
-            if kept.places.whole_of(id) != Some((*length, *crc)) {
+            // The catalog itself knows whole blocks.
+            let known = match piece.is_whole(*length) {
+                true => Some((copy.length, copy.crc)),
+                false => kept.places.whole_of(id),
+            };
+            if known != Some((*length, *crc)) {
                 let _ = kept.catalog.unhold(copy.index);
                 self.teller.note(kept.delete(now, id));
                 break;
@@ -324,27 +331,27 @@ impl HotPool {
             let wish = Wish { deadline: now.after(ttl), blocks: blocks.iter().copied().collect() };
             warmth.wishes.insert((space, name.to_owned()), wish);
         }
-        self.renew(space, name, blocks, ttl);
+        if let Err(why) = self.pin(space, name, blocks, ttl) {
+            tracing::debug!(name, ?why, "blocks in GPU memory are not pinned");
+        }
         true
     }
 
-    /// Pins what is here for every wish that names a block which has just come.
-    fn grant(&self, block: BlockId) {
-        let now = self.clock.now();
+    /// Pins a copy that has just come for every wish that names its block.
+    fn grant(&self, block: BlockId, id: BlockId) {
         let wishes: Vec<_> = {
             let warmth = self.warmth();
             let named = warmth.wishes.iter().filter(|(_, wish)| wish.blocks.contains(&block));
-            named.map(|((space, name), wish)| (*space, name.clone(), wish.blocks.clone(), wish.deadline)).collect()
+            named.map(|(name, _)| name.clone()).collect()
         };
-        for (space, name, blocks, deadline) in wishes {
-            let blocks: Vec<_> = blocks.into_iter().collect();
-            self.renew(space, &name, &blocks, deadline.since(now));
-        }
-    }
-
-    fn renew(&self, space: u32, name: &str, blocks: &[BlockId], ttl: Duration) {
-        if let Err(why) = self.pin(space, name, blocks, ttl) {
-            tracing::debug!(name, ?why, "blocks in GPU memory are not pinned");
+        for (space, name) in wishes {
+            let mut kept = self.kept();
+            let Some(copy) = kept.catalog.peek(id) else { return };
+            // A pin that has just ended keeps nothing.
+            let pinned = kept.catalog.pin_also(space, &name, copy.index, self.pin_bytes_max);
+            if let Err(why) = pinned {
+                tracing::debug!(name, ?why, "a block in GPU memory is not pinned");
+            }
         }
     }
 
