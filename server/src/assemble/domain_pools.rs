@@ -44,7 +44,8 @@ impl DomainPools {
             if pool.is_none() && has_room {
                 tracing::warn!(
                     domain = domain.name,
-                    "no blocks of this domain are kept in GPU memory: its part of hbm.bytes is smaller than hbm.extent_bytes"
+                    "no blocks of this domain are kept in GPU memory: its part of hbm.bytes is smaller than \
+                     hbm.extent_bytes: make the one larger or the other smaller"
                 );
             }
             pool

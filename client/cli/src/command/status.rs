@@ -44,7 +44,7 @@ fn describe(endpoint: &str, status: &StatusResponse) -> String {
     let mut lines = vec![headline(endpoint, status), format!("data in {}", status.data_directory), tiers(status)];
     let details = status.tiers.iter().filter(|tier| !tier.detail.is_empty());
     lines.extend(details.map(|tier| format!("{:<8} {}", word::tier(tier.tier), tier.detail)));
-    lines.extend(status.tiers.iter().filter(|tier| tier.domains.len() > 1).map(domains));
+    lines.extend(domains(&status.tiers));
     if let Some(journal) = &status.journal {
         lines.push(format!(
             "journal  {}: {}, events {} to {}, {} not synced yet{}",
@@ -141,9 +141,10 @@ fn tier_row(tier: &TierStatus) -> Vec<String> {
     ]
 }
 
-/// What each security domain has of a tier.
-fn domains(tier: &TierStatus) -> String {
+/// What each security domain has of the tiers, where there are several.
+fn domains(tiers: &[TierStatus]) -> Option<String> {
     let columns = [
+        Column::Text("tier"),
         Column::Text("domain"),
         Column::Number("full"),
         Column::Number("used"),
@@ -151,8 +152,9 @@ fn domains(tier: &TierStatus) -> String {
         Column::Number("blocks"),
         Column::Number("evicted"),
     ];
-    let row = |domain: &DomainStatus| {
+    let row = |tier: &TierStatus, domain: &DomainStatus| {
         vec![
+            word::tier(tier.tier).to_owned(),
             domain.name.clone(),
             show_percent(domain.used_bytes, domain.capacity_bytes),
             show_size(domain.used_bytes),
@@ -161,7 +163,9 @@ fn domains(tier: &TierStatus) -> String {
             show_count(domain.evictions),
         ]
     };
-    draw(&columns, tier.domains.iter().map(row))
+    let shared = tiers.iter().filter(|tier| tier.domains.len() > 1);
+    let rows: Vec<_> = shared.flat_map(|tier| tier.domains.iter().map(move |domain| row(tier, domain))).collect();
+    (!rows.is_empty()).then(|| draw(&columns, rows))
 }
 
 fn as_json(status: &StatusResponse) -> Value {

@@ -132,6 +132,6 @@ fn security_domains_are_shown_where_there_are_several() {
     status.tiers[0].domains.push(domain("acme", 1 << 30));
     let text = describe("here", &status);
     let line = text.lines().find(|line| line.contains("acme")).expect("a line of its own");
-    assert!(line.contains("25") && line.contains("345"), "{text}");
+    assert!(line.contains("host") && line.contains("25") && line.contains("345"), "{text}");
     assert_eq!(as_json(&status)["tiers"][0]["domains"][1]["used_bytes"], 1 << 30);
 }
