@@ -2,7 +2,8 @@
 //!
 //! Buckets of eight, in each the newest first: a new block pushes out the oldest of its bucket. With one place per bucket two
 //! blocks of a chain that share it would push each other out each time the chain passes by, and neither would ever be
-//! remembered; a chain of 1,000 blocks has seven such pairs in 65,536 places. Nine of a chain in one bucket do not happen.
+//! remembered; a chain of 1,000 blocks has seven such pairs in 65,536 places. It takes nine of a chain in one
+//! bucket now: a matter of chains of many thousands.
 
 /// A bucket is half a cache line.
 const WAYS: usize = 8;

@@ -255,7 +255,8 @@ impl Store {
     pub fn flush(&self) -> Result<u64, IndexError> {
         let applied = self.applied();
         if self.is_stopped() {
-            // A flush would wait like a write, and cannot be told not to.
+            // A flush would wait like a write, and cannot be told not to: RocksDB's C interface has the option, its Rust one not.
+            // One that would only make the buffers full may still wait for the end of a recovery.
             self.wait_out(&mut Stall::new())?;
         }
         self.db

@@ -10,7 +10,7 @@ use kvtier_identity::BlockId;
 use super::piece::{Origin, Places};
 use crate::news::PoolNews;
 
-/// See the module.
+/// What a pool keeps: slots and blocks, and of which blocks they are copies.
 pub(crate) struct Kept {
     pub(crate) catalog: Catalog,
     pub(crate) places: Places,
